@@ -1,0 +1,3 @@
+"""Geospatial model predictions as Dagster assets."""
+
+__version__ = "0.1.0"

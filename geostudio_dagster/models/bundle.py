@@ -1,0 +1,212 @@
+"""A bundle: one folder that holds a model and all that is needed to run it rightly.
+
+``bundle.yaml`` describes bands, scaling, normalisation, patches and classes; beside it lie the
+weights (and, for TerraTorch, the configuration that the tune was made with).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from geostudio_dagster.errors import InvalidRequest
+from geostudio_dagster.storage import sha256_of
+
+MANIFEST = "bundle.yaml"
+NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_-]{0,99}$")
+_COLOUR = re.compile(r"^#[0-9A-Fa-f]{6}$")
+
+Runtime = Literal["torchscript", "torch_export", "terratorch"]
+TaskKind = Literal["segmentation", "regression"]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Band(_Strict):
+    """One input band.
+
+    The model sees ``(pixel * scale + offset - mean) / std`` in float32. ``index`` (0-based)
+    finds the band in a scene whose bands have no names; where they have, the name decides.
+    """
+
+    name: str = Field(min_length=1, max_length=64)
+    index: int | None = Field(default=None, ge=0)
+    scale: float = 1.0
+    offset: float = 0.0
+    mean: float = 0.0
+    std: float = Field(default=1.0, gt=0)
+    rgb: Literal["R", "G", "B"] | None = None
+
+
+class ClassDefinition(_Strict):
+    """One class of a segmentation: its pixel value, name, colour and opacity."""
+
+    value: Annotated[int, Field(ge=0, le=254)]
+    name: str = Field(min_length=1, max_length=100)
+    colour: str
+    opacity: float = Field(default=1.0, ge=0, le=1)
+
+    @field_validator("colour")
+    @classmethod
+    def _hex(cls, value: str) -> str:
+        if not _COLOUR.match(value):
+            raise ValueError("must look like #1f78b4")
+        return value.lower()
+
+    @property
+    def rgba(self) -> tuple[int, int, int, int]:
+        """Red, green, blue and alpha, 0 to 255."""
+        red, green, blue = (int(self.colour[i : i + 2], 16) for i in (1, 3, 5))
+        return red, green, blue, round(self.opacity * 255)
+
+
+class ColourStop(_Strict):
+    """One stop of a regression's colour ramp."""
+
+    value: float
+    colour: str
+    label: str = ""
+
+    _hex = field_validator("colour")(ClassDefinition._hex.__func__)  # type: ignore[attr-defined]
+
+
+class PatchSettings(_Strict):
+    """The model's input square and how neighbouring squares overlap, in pixels.
+
+    ``trim`` is cut from inner patch edges before blending: at least half the receptive field
+    makes tiling exact for convolutional models.
+    """
+
+    size: int = Field(default=224, ge=16, le=4096)
+    overlap: int = Field(default=32, ge=0)
+    trim: int = Field(default=8, ge=0)
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.overlap >= self.size:
+            raise ValueError("overlap must be smaller than size")
+        if 2 * self.trim > self.overlap:
+            raise ValueError("trim must be at most half of overlap, or gaps would open")
+        return self
+
+
+class BundleManifest(_Strict):
+    """What ``bundle.yaml`` says."""
+
+    name: str
+    title: str = ""
+    description: str = ""
+    runtime: Runtime
+    weights: str
+    config: str | None = None
+    task: TaskKind
+    bands: tuple[Band, ...] = Field(min_length=1, max_length=512)
+    dates: int = Field(default=1, ge=1, le=64, description="Dates per sample; 1 is single-date.")
+    patch: PatchSettings = PatchSettings()
+    classes: tuple[ClassDefinition, ...] = ()
+    ramp: tuple[ColourStop, ...] = ()
+    unit: str = ""
+    nodata: float | None = Field(default=None, description="Input nodata where the scene has none.")
+    fill: float = Field(default=0.0, description="What the model sees in invalid pixels, normalised.")
+    licence: str = ""
+
+    @field_validator("name")
+    @classmethod
+    def _plain_name(cls, value: str) -> str:
+        if not NAME.match(value):
+            raise ValueError("use letters, digits, hyphens and underscores, 100 at most")
+        return value
+
+    @field_validator("weights", "config")
+    @classmethod
+    def _inside(cls, value: str | None) -> str | None:
+        if value is not None and (Path(value).is_absolute() or ".." in Path(value).parts):
+            raise ValueError("must be a file inside the bundle")
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.task == "segmentation":
+            values = [item.value for item in self.classes]
+            if len(values) < 2 or values != list(range(len(values))):
+                raise ValueError("segmentation needs classes with values 0, 1, 2, ... in order")
+        elif self.classes:
+            raise ValueError("regression takes a ramp, not classes")
+        if self.runtime == "terratorch" and not self.config:
+            raise ValueError("terratorch needs config, the tune's configuration file")
+        names = [band.name for band in self.bands]
+        if len(set(names)) != len(names):
+            raise ValueError("band names must differ")
+        return self
+
+    @property
+    def rgb_bands(self) -> tuple[int, int, int] | None:
+        """Positions in ``bands`` of red, green and blue, if all three are declared."""
+        places = {band.rgb: place for place, band in enumerate(self.bands) if band.rgb}
+        if {"R", "G", "B"} <= places.keys():
+            return places["R"], places["G"], places["B"]
+        return None
+
+
+class Bundle(BaseModel):
+    """A manifest together with its folder and the digest of everything in it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    folder: Path
+    manifest: BundleManifest
+    digest: str = Field(description="SHA-256 over names and contents of the bundle's files.")
+
+    @property
+    def weights_path(self) -> Path:
+        """The weights file."""
+        return self.folder / self.manifest.weights
+
+    @property
+    def config_path(self) -> Path | None:
+        """The runtime's configuration file, if it has one."""
+        return self.folder / self.manifest.config if self.manifest.config else None
+
+
+def load_bundle(folder: Path) -> Bundle:
+    """Read and check the bundle in ``folder``.
+
+    Raises:
+        InvalidRequest: the manifest or a file that it names is missing or wrong.
+    """
+    path = folder / MANIFEST
+    try:
+        document = yaml.safe_load(path.read_text("utf-8"))
+        manifest = BundleManifest.model_validate(document)
+    except FileNotFoundError:
+        raise InvalidRequest(
+            "model", f"{folder} has no {MANIFEST}", "point at the folder that holds it"
+        ) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InvalidRequest(
+            "model", f"{path} is not readable YAML ({error})", "mend the file"
+        ) from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or MANIFEST
+        raise InvalidRequest(
+            f"{MANIFEST}: {where}", str(first["msg"]), "mend the manifest"
+        ) from error
+    for name in filter(None, (manifest.weights, manifest.config)):
+        if not (folder / name).is_file():
+            raise InvalidRequest("model", f"{folder} lacks {name}", "put the file into the bundle")
+    return Bundle(folder=folder, manifest=manifest, digest=_digest(folder, manifest))
+
+
+def _digest(folder: Path, manifest: BundleManifest) -> str:
+    digest = hashlib.sha256()
+    for name in sorted({MANIFEST, manifest.weights, *filter(None, [manifest.config])}):
+        digest.update(f"{name}\0{sha256_of(folder / name)}\n".encode())
+    return digest.hexdigest()

@@ -1,0 +1,132 @@
+"""What a user asks for, checked as far as it can be without looking anything up."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import re
+from typing import Annotated, Any, Self
+from uuid import UUID
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from geostudio_dagster.errors import InvalidRequest
+
+_DATE = re.compile(r"^\d{4}-\d{2}-\d{2}$")
+BBox = Annotated[tuple[float, float, float, float], Field(description="west, south, east, north")]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class SpatialDomain(_Strict):
+    """Where: scenes by address, or areas in EPSG:4326."""
+
+    urls: tuple[Annotated[str, Field(min_length=1, max_length=4096)], ...] = ()
+    bbox: tuple[BBox, ...] = ()
+    polygons: tuple[dict[str, Any], ...] = ()
+    tiles: tuple[str, ...] = ()
+
+    @field_validator("bbox")
+    @classmethod
+    def _on_the_globe(cls, boxes: tuple[BBox, ...]) -> tuple[BBox, ...]:
+        for west, south, east, north in boxes:
+            if south >= north:
+                raise ValueError(f"south {south} is not below north {north}")
+            if not (-90 <= south and north <= 90 and -180 <= west <= 180 and -180 <= east <= 180):
+                raise ValueError(f"{[west, south, east, north]} is off the globe")
+            if west == east:
+                raise ValueError(f"west {west} equals east")
+        return boxes
+
+    @model_validator(mode="after")
+    def _something(self) -> Self:
+        if not (self.urls or self.bbox or self.polygons or self.tiles):
+            raise ValueError("is empty; give at least one entry in urls, bbox, polygons or tiles")
+        if len(set(self.urls)) != len(self.urls):
+            twice = next(url for url in self.urls if self.urls.count(url) > 1)
+            raise ValueError(f"urls names {twice} twice")
+        return self
+
+
+class RequestSpec(_Strict):
+    """One request, as all doors accept it (REST, CLI, inbox file, GraphQL launch)."""
+
+    id: UUID | None = Field(default=None, description="Own id; the same id twice is one request.")
+    model: str = Field(min_length=1, max_length=200, description="Name, name@version or id.")
+    spatial_domain: SpatialDomain
+    temporal_domain: tuple[str, ...] = ()
+    name: str = Field(default="", max_length=200)
+    description: str = Field(default="", max_length=4000)
+    location: str = Field(default="", max_length=200)
+    shard_size: int | None = Field(default=None, ge=1, le=10_000, description="Tasks per shard.")
+    task_size: int | None = Field(
+        default=None, ge=256, le=65_536, description="Scenes larger than this square are split."
+    )
+    priority: int = Field(default=0, ge=-100, le=100)
+
+    @field_validator("temporal_domain")
+    @classmethod
+    def _dates(cls, values: tuple[str, ...]) -> tuple[str, ...]:
+        for value in values:
+            parts = value.split("_")
+            if len(parts) > 2 or not all(_is_date(part) for part in parts):
+                raise ValueError(f"{value!r} is not a date like 2024-06-30 or 2024-06-01_2024-06-30")
+            if len(parts) == 2 and parts[0] > parts[1]:
+                raise ValueError(f"{value!r} ends before it begins")
+        return values
+
+
+def _is_date(text: str) -> bool:
+    if not _DATE.match(text):
+        return False
+    try:
+        dt.date.fromisoformat(text)
+    except ValueError:
+        return False
+    return True
+
+
+def parse_request(document: object) -> RequestSpec:
+    """Check a decoded JSON document.
+
+    Raises:
+        InvalidRequest: naming the first offending field and the remedy.
+    """
+    try:
+        return RequestSpec.model_validate(document)
+    except ValidationError as error:
+        raise _first_problem(error) from error
+
+
+def parse_request_json(text: str | bytes) -> RequestSpec:
+    """Check a JSON text.
+
+    Raises:
+        InvalidRequest: not JSON, or as for :func:`parse_request`.
+    """
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InvalidRequest("request", f"is not JSON ({error})", "send one JSON object") from error
+    return parse_request(document)
+
+
+def _first_problem(error: ValidationError) -> InvalidRequest:
+    first = error.errors()[0]
+    field = ".".join(str(part) for part in first["loc"]) or "request"
+    if first["type"] == "extra_forbidden":
+        known = ", ".join(RequestSpec.model_fields)
+        return InvalidRequest(field, "is not a known field", f"remove it (known: {known})")
+    if first["type"] == "missing":
+        return InvalidRequest(field, "is missing", "add it")
+    problem = str(first["msg"]).removeprefix("Value error, ")
+    return InvalidRequest(field, problem, "correct the value")

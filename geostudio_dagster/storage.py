@@ -1,0 +1,143 @@
+"""Artifacts on disk: deterministic keys, atomic commits, digests.
+
+A file is either absent or complete: it is written under ``scratch/``, flushed to disk, then
+renamed to its key. Redoing the same work replaces it by an equal file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from geostudio_dagster.errors import NotFound
+
+_SEGMENT = re.compile(r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,199}$")
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    """A committed artifact: its key, its size in bytes and its SHA-256 (hex)."""
+
+    key: str
+    size: int
+    sha256: str
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's bytes, hex, read in constant memory."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def task_key(request_id: str, task_id: str, name: str) -> str:
+    """Key of a task's artifact, such as ``<request>/<task>/<task>_pred.tif``."""
+    return f"{request_id}/{task_id}/{name}"
+
+
+def request_key(request_id: str, name: str) -> str:
+    """Key of an artifact of the whole request, such as ``<request>/<request>_tasks.geojson``."""
+    return f"{request_id}/{name}"
+
+
+class LocalStorage:
+    """Artifacts below one folder of a local or shared file system."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._scratch = root.parent / "scratch"
+
+    def path(self, key: str) -> Path:
+        """Where the artifact of ``key`` lies (or would lie).
+
+        Raises:
+            ValueError: the key has a segment that is not a plain file name.
+        """
+        segments = PurePosixPath(key).parts
+        if not segments or not all(_SEGMENT.match(segment) for segment in segments):
+            raise ValueError(f"{key!r} is not a storage key")
+        return self.root.joinpath(*segments)
+
+    def uri(self, key: str) -> str:
+        """The artifact's address, ``file://`` here."""
+        return self.path(key).as_uri()
+
+    def exists(self, key: str) -> bool:
+        """Whether the artifact is committed."""
+        return self.path(key).is_file()
+
+    def read_bytes(self, key: str) -> bytes:
+        """The artifact's bytes.
+
+        Raises:
+            NotFound: nothing is committed under the key.
+        """
+        try:
+            return self.path(key).read_bytes()
+        except FileNotFoundError:
+            raise NotFound(f"There is no stored file {key}.") from None
+
+    def scratch(self, name: str) -> Path:
+        """A fresh, empty folder for the temporary files of one piece of work.
+
+        The same name always gives the same folder, so what a killed process left there goes
+        when its work is done again. The caller must hold the lease of that work.
+        """
+        folder = self._scratch / name
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        return folder
+
+    def discard_scratch(self, name: str) -> None:
+        """Remove the scratch folder of ``name``, if it is there."""
+        shutil.rmtree(self._scratch / name, ignore_errors=True)
+
+    def commit(self, source: Path, key: str) -> StoredFile:
+        """Move a finished scratch file to its key, durably and atomically."""
+        target = self.path(key)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with source.open("rb+") as stream:
+            os.fsync(stream.fileno())
+        stored = StoredFile(key, source.stat().st_size, sha256_of(source))
+        source.replace(target)
+        _fsync_folder(target.parent)
+        return stored
+
+    def commit_bytes(self, data: bytes, key: str) -> StoredFile:
+        """Store ``data`` under ``key``, durably and atomically."""
+        target = self.path(key)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(f".{target.name}.{os.getpid()}")
+        try:
+            with temporary.open("wb") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())
+            temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)
+        _fsync_folder(target.parent)
+        return StoredFile(key, len(data), hashlib.sha256(data).hexdigest())
+
+    def delete(self, key: str) -> None:
+        """Remove an artifact, or the whole folder of artifacts below a key."""
+        path = self.path(key)
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _fsync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
