@@ -47,3 +47,7 @@ class TaskError(GeostudioError):
         self.code = code
         self.retryable = retryable
         super().__init__(message)
+
+
+class Cancelled(GeostudioError):
+    """The work was stopped on request; nothing of it was kept."""

@@ -1,0 +1,58 @@
+# Everything runs in a virtual environment of its own; Python 3.11 or 3.12, pip and make are all
+# that is assumed. PIP_ARGS adds to every pip call, such as the CPU builds of torch:
+#   make demo PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
+VENV ?= .venv
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
+PIP_ARGS ?=
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	--constraint deploy/constraints.txt $(PIP_ARGS)
+INPUTS := pyproject.toml deploy/constraints.txt
+
+.PHONY: demo dev test test-fast lint types format bench clean help
+
+help:  ## what there is
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; assert (3, 11) <= sys.version_info < (3, 13), "Python 3.11 or 3.12 is needed; set PYTHON=..."'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: $(INPUTS) | $(BIN)/python
+	@echo "Installing (once; a few minutes) ..."
+	$(PIP) --editable '.[demo]'
+	$(BIN)/python -m geostudio_dagster.models.torchvision_ops --install
+	@touch $@
+
+$(VENV)/.dev: $(INPUTS) | $(BIN)/python
+	@echo "Installing (once; a few minutes) ..."
+	$(PIP) --editable '.[dev]'
+	$(BIN)/python -m geostudio_dagster.models.torchvision_ops --install
+	@touch $@ $(VENV)/.demo
+
+demo: $(VENV)/.demo  ## install, register a model, predict on real imagery, show the map [INPUT=scene.tif MODEL=bundle]
+	@$(BIN)/geostudio-dagster demo $(if $(INPUT),--input '$(INPUT)') $(if $(MODEL),--model '$(MODEL)')
+
+dev: $(VENV)/.demo  ## webserver, daemon and gateway together until Ctrl-C
+	@$(BIN)/geostudio-dagster dev
+
+test: $(VENV)/.dev  ## install and run all tests
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+test-fast: $(VENV)/.dev  ## the tests that start no processes
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m 'not live'
+
+lint: $(VENV)/.dev  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.dev  ## let ruff format and mend
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(VENV)/.dev  ## speed and memory, as ratios measured side by side
+	$(BIN)/python -m bench
+
+clean:  ## remove the environment and all data of the demo
+	rm -rf $(VENV) .geostudio

@@ -1,0 +1,275 @@
+"""The same verbs for a terminal: submit, status, tasks, cancel, retry, models, dev, demo."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from geostudio_dagster import __version__
+from geostudio_dagster.errors import GeostudioError, InvalidRequest
+
+app = typer.Typer(
+    help="Geospatial model predictions as Dagster assets.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+models_app = typer.Typer(help="Register and list models.", no_args_is_help=True)
+app.add_typer(models_app, name="models")
+
+out = Console()
+err = Console(stderr=True)
+
+RequestId = Annotated[str, typer.Argument(help="The request's id.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+@contextmanager
+def _installation() -> Iterator[Any]:
+    """The installation of the environment; what a user can mend is told without a traceback."""
+    from geostudio_dagster.installation import Installation
+
+    try:
+        with Installation.open() as installation:
+            yield installation
+    except GeostudioError as error:
+        err.print(f"[bold red]{type(error).__name__}[/]: {error}", highlight=False, soft_wrap=True)
+        raise typer.Exit(2 if isinstance(error, InvalidRequest) else 1) from error
+
+
+def _print_json(document: object) -> None:
+    typer.echo(json.dumps(document, indent=2, default=str))
+
+
+@app.command()
+def submit(
+    request: Annotated[str, typer.Argument(help="A JSON file, or - for standard input.")],
+) -> None:
+    """Submit a request; prints its id. The running daemon plans and processes it."""
+    from geostudio_dagster.planning.admission import admit
+    from geostudio_dagster.planning.request import parse_request_json
+
+    with _installation() as installation:
+        try:
+            text = sys.stdin.read() if request == "-" else Path(request).read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InvalidRequest("request", f"cannot be read ({error})", "name a file") from error
+        record = admit(
+            parse_request_json(text), installation.catalog, installation.settings, owner="cli"
+        )
+        typer.echo(record.id)
+
+
+@app.command()
+def status(request_id: RequestId, as_json: AsJson = False) -> None:
+    """Show how far a request is."""
+    with _installation() as installation:
+        summary = installation.catalog.summary(request_id)
+        document = {
+            "id": summary.request.id,
+            "status": str(summary.request.status),
+            "error": summary.request.error,
+            "model": f"{summary.model.name}@{summary.model.version}",
+            "tasks": summary.tasks_by_status,
+            "steps": summary.steps_by_status,
+            "shards": summary.shards_by_status,
+            "pixels_done": summary.pixels_done,
+            "pixels_total": summary.pixels_total,
+        }
+        if as_json:
+            _print_json(document)
+            return
+        table = Table(show_header=False, box=None)
+        for name, value in document.items():
+            table.add_row(name, str(value))
+        out.print(table)
+
+
+@app.command()
+def tasks(
+    request_id: RequestId,
+    limit: Annotated[int, typer.Option(min=1, max=10_000)] = 100,
+    skip: Annotated[int, typer.Option(min=0)] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """List a request's tasks with their steps and errors."""
+    with _installation() as installation:
+        records = installation.catalog.tasks(request_id, limit=limit, offset=skip)
+        if as_json:
+            _print_json([_task_document(record) for record in records])
+            return
+        table = Table("task", "status", "step", "error", box=None)
+        for record in records:
+            step = next((s for s in record.steps if s.status != "FINISHED"), record.steps[-1])
+            table.add_row(record.id, str(record.status), step.process_id, record.error or "")
+        out.print(table)
+
+
+def _task_document(record: Any) -> dict[str, Any]:
+    return {
+        "id": record.id,
+        "status": str(record.status),
+        "url": record.url,
+        "date": record.date,
+        "window": record.window,
+        "error": record.error,
+        "steps": [
+            {
+                "process_id": step.process_id,
+                "status": str(step.status),
+                "attempts": step.attempts,
+                "started_at": step.started_at,
+                "finished_at": step.finished_at,
+                "error": step.error,
+            }
+            for step in record.steps
+        ],
+    }
+
+
+@app.command()
+def cancel(request_id: RequestId) -> None:
+    """Stop a request: what waits never runs, what runs is ended."""
+    with _installation() as installation:
+        typer.echo(f"{request_id}: {installation.catalog.cancel(request_id).status}")
+
+
+@app.command()
+def retry(request_id: RequestId) -> None:
+    """Run the failed and stopped tasks of a request again, and only those."""
+    with _installation() as installation:
+        count = installation.catalog.retry(request_id)
+        typer.echo(f"{request_id}: {count} tasks will run again")
+
+
+@models_app.command("add")
+def models_add(
+    folder: Annotated[Path, typer.Argument(help="Folder with bundle.yaml and the weights.")],
+) -> None:
+    """Register a model; the same bundle twice is the same version."""
+    from geostudio_dagster.models.registration import register_bundle
+
+    with _installation() as installation:
+        model = register_bundle(installation, folder, owner="cli")
+        typer.echo(f"{model.name}@{model.version} {model.digest[:12]}")
+
+
+@models_app.command("list")
+def models_list(as_json: AsJson = False) -> None:
+    """List the registered models."""
+    with _installation() as installation:
+        models = installation.catalog.models()
+        if as_json:
+            _print_json([{"name": m.name, "version": m.version, "digest": m.digest} for m in models])
+            return
+        table = Table("model", "task", "bands", "digest", box=None)
+        for model in models:
+            bands = ", ".join(band["name"] for band in model.manifest["bands"])
+            name = f"{model.name}@{model.version}"
+            table.add_row(name, model.manifest["task"], bands, model.digest[:12])
+        out.print(table)
+
+
+@app.command()
+def gateway(
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8091,
+) -> None:
+    """Serve maps, layers and files."""
+    import uvicorn
+
+    uvicorn.run(
+        "geostudio_dagster.gateway.app:create_app",
+        factory=True,
+        host=host,
+        port=port,
+        log_level="warning",
+    )
+
+
+Yaml = Annotated[Path, typer.Option(help="Dagster's instance settings.")]
+Workspace = Annotated[Path, typer.Option(help="The code locations to load.")]
+WebPort = Annotated[int, typer.Option(help="Port of Dagster's UI.")]
+GatewayPort = Annotated[int, typer.Option(help="Port of maps and layers.")]
+
+
+@app.command()
+def dev(
+    dagster_yaml: Yaml = Path("dagster.yaml"),
+    workspace: Workspace = Path("workspace.yaml"),
+    webserver_port: WebPort = 3000,
+    gateway_port: GatewayPort = 8091,
+) -> None:
+    """Run the webserver, the daemon and the gateway together until Ctrl-C."""
+    from geostudio_dagster import services
+
+    with _installation() as installation:
+        url = f"http://127.0.0.1:{gateway_port}"
+        settings = installation.settings.model_copy(update={"gateway_url": url})
+        home = services.dagster_home(settings, dagster_yaml)
+        wanted = [
+            services.webserver(workspace, webserver_port),
+            services.daemon(workspace),
+            services.gateway(gateway_port),
+        ]
+        out.print("Starting the webserver, the daemon and the gateway ...")
+        with (
+            services.sole_daemon(settings) as alone,
+            services.running(wanted if alone else [], settings, home) as processes,
+        ):
+            if not alone:
+                raise services.ServiceError(
+                    f"Another daemon works on {settings.data_folder}; stop it, or set "
+                    "GEOSTUDIO_DATA_FOLDER to another folder."
+                )
+            table = Table(show_header=False, box=None)
+            table.add_row("Dagster UI", f"http://127.0.0.1:{webserver_port}")
+            table.add_row("GraphQL", f"http://127.0.0.1:{webserver_port}/graphql")
+            table.add_row("Maps and layers", url)
+            table.add_row("Request inbox", str(settings.inbox))
+            table.add_row("Logs", str(settings.data_folder / "logs"))
+            out.print(table)
+            out.print("Ctrl-C stops all of them.")
+            services.watch(processes, settings)
+
+
+@app.command()
+def demo(
+    input_scene: Annotated[
+        str, typer.Option("--input", help="A GeoTIFF of your own, path or URL.")
+    ] = "",
+    model: Annotated[str, typer.Option("--model", help="A bundle folder, or a model's name.")] = "",
+    dagster_yaml: Yaml = Path("dagster.yaml"),
+    workspace: Workspace = Path("workspace.yaml"),
+    gateway_port: GatewayPort = 8091,
+) -> None:
+    """Do the main job once: register a model, predict on real imagery, show the map."""
+    from geostudio_dagster.demo.run import run_demo
+
+    with _installation() as installation:
+        ok = run_demo(
+            installation,
+            input_scene=input_scene or None,
+            model=model or None,
+            dagster_yaml=dagster_yaml,
+            workspace=workspace,
+            gateway_port=gateway_port,
+            console=out,
+        )
+    raise typer.Exit(0 if ok else 1)
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    typer.echo(__version__)
+
+

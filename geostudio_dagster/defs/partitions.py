@@ -1,0 +1,15 @@
+"""Partition keys: a request's id, and ``<request>/<nnnnn>`` for each of its shards."""
+
+from __future__ import annotations
+
+import dagster as dg
+
+request_partitions = dg.DynamicPartitionsDefinition(name="requests")
+shard_partitions = dg.DynamicPartitionsDefinition(name="shards")
+
+REQUEST_TAG = "geostudio/request"
+SHARD_TAG = "geostudio/shard"
+# Set by the dispatcher. A run without it was launched by a person, who wants the work redone.
+ATTEMPT_TAG = "geostudio/attempt"
+MODEL_TAG = "geostudio/model"
+OWNER_TAG = "geostudio/owner"

@@ -1,0 +1,129 @@
+"""Where catalog and runs disagree, and what is done about it.
+
+Three things happen to a run behind the catalog's back: it ends without settling its shard
+(killed, failed, a person ran only some stages), it dies so that Dagster does not notice (the
+code server died with it), or it goes on although its request was cancelled.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterable, Iterator, Mapping
+
+import dagster as dg
+from dagster import DagsterInstance, DagsterRun, RunsFilter
+
+from geostudio_dagster.catalog import RequestRecord, ShardRecord
+from geostudio_dagster.defs.jobs import publish_job, shard_job
+from geostudio_dagster.defs.partitions import ATTEMPT_TAG, REQUEST_TAG, SHARD_TAG
+from geostudio_dagster.installation import Installation
+from geostudio_dagster.pipeline.stage import now
+
+# A run that was asked for appears within this time, or the asking was lost.
+_LAUNCH_GRACE = dt.timedelta(seconds=60)
+# A lease that ran out this long ago has nobody behind it.
+_LEASE_GRACE = dt.timedelta(seconds=10)
+
+_LIVE = [
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+]
+
+
+def runs_of(instance: DagsterInstance, job: str, tags: Mapping[str, str]) -> list[DagsterRun]:
+    """The runs of a job that carry all the tags, newest first."""
+    return list(instance.get_runs(RunsFilter(job_name=job, tags=dict(tags)), limit=25))
+
+
+def reconcile(instance: DagsterInstance, installation: Installation) -> list[str]:
+    """Make catalog and runs agree; returns one sentence for each thing done."""
+    return [
+        *_cancelled(instance, installation),
+        *_shards(instance, installation),
+        *_publishing(instance, installation),
+    ]
+
+
+def _shards(instance: DagsterInstance, installation: Installation) -> Iterator[str]:
+    delay = installation.settings.shards.retry_delay_s
+    for shard in installation.catalog.live_shards():
+        reason = _why_over(instance, shard)
+        if reason is not None:
+            installation.catalog.shard_run_ended(shard.key, shard.run_id, now(), delay)
+            yield f"shard {shard.key}: {reason}; it is ready for another run"
+
+
+def _why_over(instance: DagsterInstance, shard: ShardRecord) -> str | None:
+    """Why nobody works on a shard that the catalog holds for live, or None if somebody does."""
+    if shard.run_id is None:
+        tags = {SHARD_TAG: shard.key, ATTEMPT_TAG: str(shard.attempt)}
+        runs = runs_of(instance, shard_job.name, tags)
+        if not runs:
+            asked = shard.submitted_at or now()
+            return "no run appeared" if now() - asked > _LAUNCH_GRACE else None
+        ended = all(run.is_finished for run in runs)
+        return f"run {runs[0].run_id} ended before it began work" if ended else None
+    run = instance.get_run_by_id(shard.run_id)
+    if run is None:
+        return f"run {shard.run_id} is gone"
+    if run.is_finished:
+        return f"run {run.run_id} ended as {run.status.value}"
+    return _lost(instance, run, shard.lease_until)
+
+
+def _lost(instance: DagsterInstance, run: DagsterRun, lease_until: dt.datetime | None) -> str | None:
+    """Declare a run dead whose heartbeat stopped: Dagster alone would wait for it for ever."""
+    if lease_until is None or now() - lease_until <= _LEASE_GRACE:
+        return None
+    instance.report_run_failed(run, f"No heartbeat since the lease ran out at {lease_until}.")
+    return f"run {run.run_id} lost its heartbeat"
+
+
+def _publishing(instance: DagsterInstance, installation: Installation) -> Iterator[str]:
+    shards = installation.settings.shards
+    for request in installation.catalog.requests(status="PUBLISHING_RESULTS", limit=500):
+        reason = _why_publishing_is_over(instance, request)
+        if reason is not None:
+            installation.catalog.defer_publish(
+                request.id, reason, now(), shards.retry_delay_s, shards.max_attempts
+            )
+            yield f"request {request.id}: publishing is over ({reason}) but not done"
+
+
+def _why_publishing_is_over(instance: DagsterInstance, request: RequestRecord) -> str | None:
+    if request.publish_run_id is None:
+        tags = {REQUEST_TAG: request.id, ATTEMPT_TAG: str(request.publish_attempt)}
+        runs = runs_of(instance, publish_job.name, tags)
+        return "its run broke before it began" if runs and _all_over(runs) else None
+    run = instance.get_run_by_id(request.publish_run_id)
+    if run is None or run.is_finished:
+        return "its run ended"
+    return _lost(instance, run, request.publish_lease_until)
+
+
+def _all_over(runs: Iterable[DagsterRun]) -> bool:
+    return all(run.is_finished for run in runs)
+
+
+def _cancelled(instance: DagsterInstance, installation: Installation) -> Iterator[str]:
+    for request in installation.catalog.requests_to_stop():
+        live = instance.get_runs(RunsFilter(tags={REQUEST_TAG: request.id}, statuses=_LIVE))
+        for run in live:
+            if run.status is not dg.DagsterRunStatus.CANCELING:
+                _terminate(instance, run)
+                yield f"request {request.id}: run {run.run_id} is being stopped"
+        if not live:
+            installation.catalog.finish_cancel(request.id)
+            yield f"request {request.id} is stopped"
+
+
+def _terminate(instance: DagsterInstance, run: DagsterRun) -> None:
+    if run.status in (dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.NOT_STARTED):
+        instance.report_run_canceling(run)
+        instance.report_run_canceled(run)
+    elif not instance.run_launcher.terminate(run.run_id):
+        # Its worker is out of reach, so nothing of it runs that could still report back.
+        instance.report_run_canceled(run)

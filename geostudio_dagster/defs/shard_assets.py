@@ -1,0 +1,258 @@
+"""The assets of one shard: tiles, predictions, postprocessed, processor_outputs, shard_settled."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import dagster as dg
+
+from geostudio_dagster.catalog import ModelRecord
+from geostudio_dagster.defs.kubernetes import prediction_pod_config
+from geostudio_dagster.defs.metadata import map_url, picture, stage_metadata
+from geostudio_dagster.defs.partitions import ATTEMPT_TAG, shard_partitions
+from geostudio_dagster.defs.resources import InstallationResource
+from geostudio_dagster.errors import Conflict, NotFound
+from geostudio_dagster.installation import Installation
+from geostudio_dagster.pipeline import deliverables, postprocessing, predicting, scenes, steps
+from geostudio_dagster.pipeline.stage import StageReport, Work, run_stage
+from geostudio_dagster.settings import Settings
+
+GROUP = "inference"
+OWNERS = ["team:geostudio"]
+
+
+def _check(asset: str, name: str, description: str) -> dg.AssetCheckSpec:
+    return dg.AssetCheckSpec(name=name, asset=asset, description=description)
+
+
+def _all_tasks_ok(asset: str) -> dg.AssetCheckSpec:
+    return _check(asset, "all_tasks_ok", "No task of the shard failed in this stage.")
+
+
+def _open_shard(
+    context: dg.AssetExecutionContext, installation: Installation, process_id: str
+) -> ModelRecord:
+    """Take the shard for this run; a run that a person launched has its work redone."""
+    catalog = installation.catalog
+    try:
+        if ATTEMPT_TAG not in context.run.tags:
+            catalog.reopen(context.partition_key, process_id, context.run_id)
+        shard = catalog.begin_shard_run(context.partition_key, context.run_id)
+    except (Conflict, NotFound) as error:
+        raise dg.Failure(str(error), allow_retries=False) from error
+    return catalog.model(catalog.request(shard.request_id).model_id)
+
+
+def _stage_result(
+    context: dg.AssetExecutionContext,
+    installation: Installation,
+    model: ModelRecord,
+    report: StageReport,
+    **more: Any,
+) -> dg.MaterializeResult[Any]:
+    request_id = context.partition_key.split("/")[0]
+    bad = report.count("failed") + report.count("retry")
+    return dg.MaterializeResult(
+        metadata={**stage_metadata(installation, model, request_id, report), **more},
+        check_results=[
+            dg.AssetCheckResult(
+                check_name="all_tasks_ok",
+                passed=bad == 0,
+                severity=dg.AssetCheckSeverity.WARN,
+                metadata={"failed": bad, "tasks": len(report.outcomes)},
+            )
+        ],
+    )
+
+
+def _run(
+    context: dg.AssetExecutionContext,
+    installation: Installation,
+    process_id: str,
+    work: Work,
+    workers: int = 1,
+) -> tuple[ModelRecord, StageReport]:
+    model = _open_shard(context, installation, process_id)
+    report = run_stage(
+        installation, context.partition_key, context.run_id, process_id, work, workers=workers
+    )
+    context.log.info(
+        f"{report.count('finished')} of {len(report.outcomes)} tasks finished {process_id} "
+        f"in {report.seconds:.1f} s"
+    )
+    return model, report
+
+
+@dg.asset(
+    partitions_def=shard_partitions,
+    group_name=GROUP,
+    owners=OWNERS,
+    kinds={"python", "geotiff"},
+    code_version="1",
+    check_specs=[_all_tasks_ok("tiles")],
+    description=(
+        "The scenes of a shard's tasks, in storage or checked in place: readable, georeferenced, "
+        "with the bands that the model needs."
+    ),
+)
+def tiles(
+    context: dg.AssetExecutionContext, installation: InstallationResource
+) -> dg.MaterializeResult[Any]:
+    """Bring the input pixels of each task."""
+    place = installation.get()
+    model, report = _run(
+        context, place, steps.CONNECT, scenes.bring_scene, workers=scenes.DOWNLOADS_AT_ONCE
+    )
+    return _stage_result(context, place, model, report)
+
+
+def predictions_asset(settings: Settings) -> dg.AssetsDefinition:
+    """The ``predictions`` asset, with the scheduling tags that the settings ask for."""
+
+    @dg.asset(
+        name="predictions",
+        partitions_def=shard_partitions,
+        deps=[tiles],
+        group_name=GROUP,
+        owners=OWNERS,
+        kinds={"pytorch", "geotiff"},
+        code_version="1",
+        pool="gpu",
+        op_tags={"dagster-k8s/config": prediction_pod_config(settings.kubernetes)},
+        check_specs=[
+            _all_tasks_ok("predictions"),
+            _check("predictions", "valid_cog", "Every output is a valid cloud-optimised GeoTIFF."),
+            _check("predictions", "nodata_fraction", "Some pixels of every output are valid."),
+        ],
+        description="The model's output on each task's grid, as a COG, made by streaming patches.",
+    )
+    def predictions(
+        context: dg.AssetExecutionContext, installation: InstallationResource
+    ) -> dg.MaterializeResult[Any]:
+        """Run the model over each task's scene."""
+        place = installation.get()
+        model, report = _run(context, place, steps.PREDICT, predicting.predict_task)
+        preview = predicting.preview_of(place, report)
+        more = {"preview": picture(preview)} if preview else {}
+        result = _stage_result(context, place, model, report, **more)
+        return result._replace(
+            check_results=[*(result.check_results or []), *_prediction_checks(report)]
+        )
+
+    return predictions
+
+
+def _prediction_checks(report: StageReport) -> Iterator[dg.AssetCheckResult]:
+    invalid = {
+        outcome.task.id: str(outcome.metrics["cog_errors"])
+        for outcome in report.finished
+        if outcome.metrics.get("cog_errors")
+    }
+    yield dg.AssetCheckResult(
+        check_name="valid_cog",
+        passed=not invalid,
+        severity=dg.AssetCheckSeverity.ERROR,
+        metadata={"outputs": len(report.finished), "invalid": str(invalid)},
+    )
+    fractions = [float(o.metrics.get("nodata_fraction", 0.0)) for o in report.finished]
+    yield dg.AssetCheckResult(
+        check_name="nodata_fraction",
+        passed=all(fraction < 1.0 for fraction in fractions),
+        severity=dg.AssetCheckSeverity.WARN,
+        metadata={
+            "largest": max(fractions, default=0.0),
+            "mean": sum(fractions) / max(len(fractions), 1),
+        },
+    )
+
+
+@dg.asset(
+    partitions_def=shard_partitions,
+    deps=["predictions"],
+    group_name=GROUP,
+    owners=OWNERS,
+    kinds={"python", "geotiff"},
+    code_version="1",
+    check_specs=[_all_tasks_ok("postprocessed")],
+    description="What people look at beside the prediction: the input in colour, and statistics.",
+)
+def postprocessed(
+    context: dg.AssetExecutionContext, installation: InstallationResource
+) -> dg.MaterializeResult[Any]:
+    """Make the quicklook of the input and the statistics of the prediction."""
+    place = installation.get()
+    model, report = _run(context, place, steps.POSTPROCESS, postprocessing.postprocess_task)
+    preview = postprocessing.preview_of(place, report)
+    more = {"preview": picture(preview)} if preview else {}
+    return _stage_result(context, place, model, report, **more)
+
+
+@dg.asset(
+    partitions_def=shard_partitions,
+    deps=[postprocessed],
+    group_name=GROUP,
+    owners=OWNERS,
+    kinds={"python"},
+    code_version="1",
+    check_specs=[_all_tasks_ok("processor_outputs")],
+    description="What the request's own processors made of each output; none when it names none.",
+)
+def processor_outputs(
+    context: dg.AssetExecutionContext, installation: InstallationResource
+) -> dg.MaterializeResult[Any]:
+    """Run the request's chain of processors on each task's outputs."""
+    place = installation.get()
+    # No request can name processors yet, so the next step that a redo concerns is publishing.
+    model = _open_shard(context, place, steps.PUBLISH)
+    return _stage_result(context, place, model, StageReport((), 0.0), processors=0)
+
+
+@dg.asset(
+    partitions_def=shard_partitions,
+    deps=[processor_outputs],
+    group_name=GROUP,
+    owners=OWNERS,
+    kinds={"python"},
+    code_version="1",
+    check_specs=[_all_tasks_ok("shard_settled")],
+    description=(
+        "Every task of the shard is over: its archive and STAC item are written, or its error "
+        "is recorded. Fails while tasks are left that another attempt may finish."
+    ),
+)
+def shard_settled(
+    context: dg.AssetExecutionContext, installation: InstallationResource
+) -> dg.MaterializeResult[Any]:
+    """Package what is finished and close the shard."""
+    place = installation.get()
+    model = _open_shard(context, place, steps.PUBLISH)
+    packaged = deliverables.package_shard(place, context.partition_key, context.run_id)
+    settlement = deliverables.settle(place, context.partition_key, context.run_id)
+    counts: Mapping[str, Any] = {
+        "finished": settlement.finished,
+        "failed": settlement.failed,
+        "stopped": settlement.stopped,
+        "left": settlement.waiting,
+        "packaged": packaged,
+        "model": f"{model.name}@{model.version}",
+        "map": dg.MetadataValue.url(map_url(place, context.partition_key.split("/")[0])),
+    }
+    if settlement.retry_at is not None:
+        raise dg.Failure(
+            f"{settlement.waiting} tasks of {context.partition_key} are left for another attempt "
+            f"at {settlement.retry_at:%H:%M:%S} UTC.",
+            metadata=dict(counts),
+            allow_retries=False,
+        )
+    return dg.MaterializeResult(
+        metadata=dict(counts),
+        check_results=[
+            dg.AssetCheckResult(
+                check_name="all_tasks_ok",
+                passed=settlement.failed == 0,
+                severity=dg.AssetCheckSeverity.WARN,
+                metadata={"failed": settlement.failed},
+            )
+        ],
+    )

@@ -1,0 +1,190 @@
+"""``make demo``: the main job once, through the daemon and the run queue, as in production."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from geostudio_dagster import services
+from geostudio_dagster.catalog import ModelRecord, RequestRecord
+from geostudio_dagster.demo.requests import demo_model, demo_requests, request_for
+from geostudio_dagster.errors import InvalidRequest
+from geostudio_dagster.installation import Installation
+from geostudio_dagster.models.registration import register_bundle
+from geostudio_dagster.planning.admission import admit
+
+_POLL_S = 0.5
+_OVER = {"COMPLETED", "COMPLETED_WITH_ERRORS", "FAILED", "STOPPED"}
+
+
+def run_demo(
+    installation: Installation,
+    *,
+    input_scene: str | None,
+    model: str | None,
+    dagster_yaml: Path,
+    workspace: Path,
+    gateway_port: int,
+    console: Console,
+) -> bool:
+    """Register, submit, wait, show. True when every request completed.
+
+    In a terminal the map stays served until Ctrl-C.
+    """
+    installation = _with_room_for(installation, input_scene, gateway_port)
+    console.print("[bold]1[/] Registering the model")
+    record = _model(installation, model)
+    console.print(f"  {record.name}@{record.version}, digest {record.digest[:12]}")
+    console.print("[bold]2[/] Submitting")
+    requests = _submit(installation, input_scene, record)
+    for request in requests:
+        console.print(f"  {request.id}  {request.spec['name']}")
+    console.print("[bold]3[/] Processing in Dagster")
+    with ExitStack() as stack:
+        if any(request.status not in _OVER for request in requests):
+            stack.enter_context(_daemon(installation, dagster_yaml, workspace))
+            _wait(installation, requests, console)
+        else:
+            console.print("  all of it was done before; nothing is computed again")
+        requests = [installation.catalog.request(request.id) for request in requests]
+        console.print("[bold]4[/] Results")
+        for request in requests:
+            _show(installation, request, console)
+        _serve(installation, dagster_yaml, gateway_port, requests, console)
+    return all(request.status == "COMPLETED" for request in requests)
+
+
+def _with_room_for(
+    installation: Installation, input_scene: str | None, gateway_port: int
+) -> Installation:
+    """Allow the folder of the scene that the person at this terminal named."""
+    changes: dict[str, object] = {"gateway_url": f"http://127.0.0.1:{gateway_port}"}
+    if input_scene and "://" not in input_scene:
+        path = Path(input_scene).expanduser().resolve()
+        if not path.is_file():
+            raise InvalidRequest("--input", f"there is no file {path}", "name a GeoTIFF")
+        changes["allowed_roots"] = (*installation.settings.allowed_roots, path.parent)
+    settings = installation.settings.model_copy(update=changes)
+    return Installation(settings, installation.catalog, installation.storage)
+
+
+def _model(installation: Installation, model: str | None) -> ModelRecord:
+    if model is None:
+        folder = demo_model(installation.settings.data_folder)
+    elif Path(model).is_dir():
+        folder = Path(model)
+    else:
+        return installation.catalog.model(model)
+    return register_bundle(installation, folder, owner="demo")
+
+
+def _submit(
+    installation: Installation, input_scene: str | None, model: ModelRecord
+) -> list[RequestRecord]:
+    reference = f"{model.name}@{model.version}"
+    if input_scene is None:
+        documents = demo_requests(installation.settings.data_folder)
+        if model.owner != "demo" or reference.split("@")[0] != documents[0]["model"]:
+            documents = [{**document, "id": None} for document in documents]
+        documents = [{**document, "model": reference} for document in documents]
+    else:
+        scene: Path | str = input_scene
+        if "://" not in input_scene:
+            scene = Path(input_scene).expanduser().resolve()
+        documents = [request_for(scene, reference, model.digest, name=Path(input_scene).name)]
+    return [
+        admit(document, installation.catalog, installation.settings, owner="demo")
+        for document in documents
+    ]
+
+
+@contextmanager
+def _daemon(installation: Installation, dagster_yaml: Path, workspace: Path) -> Iterator[None]:
+    """The daemon for the duration of the demo, unless one is working here already."""
+    settings = installation.settings
+    home = services.dagster_home(settings, dagster_yaml)
+    with services.sole_daemon(settings) as alone:
+        wanted = [services.daemon(workspace)] if alone else []
+        with services.running(wanted, settings, home):
+            yield
+
+
+def _wait(
+    installation: Installation, requests: Sequence[RequestRecord], console: Console
+) -> None:
+    columns = (
+        TextColumn("  {task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[state]}"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console) as progress:
+        bars = {
+            request.id: progress.add_task(request.spec["name"] or request.id, total=None, state="")
+            for request in requests
+        }
+        while bars:
+            for request_id, bar in list(bars.items()):
+                if _update(installation, request_id, progress, bar):
+                    del bars[request_id]
+            time.sleep(_POLL_S)
+
+
+def _update(
+    installation: Installation, request_id: str, progress: Progress, bar: TaskID
+) -> bool:
+    summary = installation.catalog.summary(request_id)
+    status = summary.request.status
+    total = sum(sum(counts.values()) for counts in summary.steps_by_status.values())
+    done = sum(counts.get("FINISHED", 0) for counts in summary.steps_by_status.values())
+    mpx = f"{(summary.pixels_done or 0) / 1e6:.1f} of {(summary.pixels_total or 0) / 1e6:.1f} Mpx"
+    tasks = f"{summary.request.n_tasks} tasks" if summary.request.n_tasks else "planning"
+    progress.update(bar, total=total or None, completed=done, state=f"{status} {tasks}, {mpx}")
+    return status in _OVER
+
+
+def _show(installation: Installation, request: RequestRecord, console: Console) -> None:
+    table = Table(show_header=False, box=None, padding=(0, 1))
+    table.add_row("request", f"{request.spec['name']}: [bold]{request.status}[/]")
+    if request.error:
+        table.add_row("error", request.error)
+    task = next(iter(installation.catalog.tasks(request.id, limit=1)), None)
+    artifacts = {a.name: a for a in installation.catalog.artifacts(request.id)}
+    if task is not None:
+        artifacts = {a.name: a for a in installation.catalog.artifacts(task.id)} | artifacts
+    shown = (("prediction", "prediction COG"), ("mosaic-0", "whole scene COG"))
+    for name, title in (*shown, ("stac", "STAC item"), ("archive", "archive")):
+        if artifact := artifacts.get(name):
+            table.add_row(title, str(installation.storage.path(artifact.key or "")))
+    for layer in installation.catalog.layers(request.id):
+        table.add_row("layer", layer.uri)
+    table.add_row("map", f"{installation.settings.gateway_url}/maps/{request.id}")
+    console.print(table, soft_wrap=True)
+
+
+def _serve(
+    installation: Installation,
+    dagster_yaml: Path,
+    port: int,
+    requests: Sequence[RequestRecord],
+    console: Console,
+) -> None:
+    """Serve the map while somebody is there to look at it."""
+    if not console.is_terminal:
+        console.print("  `make dev` serves the map page.")
+        return
+    home = services.dagster_home(installation.settings, dagster_yaml)
+    with services.running([services.gateway(port)], installation.settings, home) as processes:
+        console.print(f"\n[bold]5[/] The map is served now: {_map(installation, requests[0])}")
+        console.print("  Ctrl-C ends the demo.")
+        services.watch(processes, installation.settings)
+
+
+def _map(installation: Installation, request: RequestRecord) -> str:
+    return f"{installation.settings.gateway_url}/maps/{request.id}"

@@ -1,0 +1,82 @@
+"""Request files dropped in a folder: each is accepted or rejected, and never taken twice."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from uuid import NAMESPACE_URL, uuid5
+
+from geostudio_dagster.errors import Conflict, InvalidRequest
+from geostudio_dagster.installation import Installation
+from geostudio_dagster.planning.admission import admit
+from geostudio_dagster.planning.request import parse_request_json
+
+# A file that does not parse may still be being written; give its writer this long.
+_SETTLE_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class InboxOutcome:
+    """What became of one file: the verdict is the request's id, or the reason of refusal."""
+
+    file: str
+    accepted: bool
+    verdict: str
+
+
+def take_all(installation: Installation) -> list[InboxOutcome]:
+    """Admit every ``*.json`` in the inbox, oldest first; files still being written wait."""
+    folder = installation.settings.inbox
+    for name in ("accepted", "rejected"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    files = [path for path in folder.glob("*.json") if path.is_file() and not path.is_symlink()]
+    files.sort(key=lambda path: (path.stat().st_mtime_ns, path.name))
+    outcomes = (_take(installation, path) for path in files)
+    return [outcome for outcome in outcomes if outcome is not None]
+
+
+def _take(installation: Installation, path: Path) -> InboxOutcome | None:
+    limit = installation.settings.max_request_bytes
+    status = path.stat()
+    try:
+        if status.st_size > limit:
+            raise InvalidRequest(
+                "request", f"is {status.st_size} bytes long", f"stay under {limit} bytes"
+            )
+        text = path.read_bytes()
+        spec = parse_request_json(text)
+        if spec.id is None:
+            # The same file seen again after a crash must be the same request.
+            identity = f"{path.absolute()}:{status.st_mtime_ns}:{sha256(text).hexdigest()}"
+            spec = spec.model_copy(update={"id": uuid5(NAMESPACE_URL, identity)})
+        request = admit(spec, installation.catalog, installation.settings, owner="inbox")
+    except (InvalidRequest, Conflict) as error:
+        if time.time() - status.st_mtime < _SETTLE_S and _is_truncated(path):
+            return None
+        target = _move(path, "rejected")
+        target.with_suffix(".reason.txt").write_text(f"{error}\n", "utf-8")
+        return InboxOutcome(path.name, accepted=False, verdict=str(error))
+    target = _move(path, "accepted")
+    target.with_suffix(".id.txt").write_text(f"{request.id}\n", "utf-8")
+    return InboxOutcome(path.name, accepted=True, verdict=request.id)
+
+
+def _is_truncated(path: Path) -> bool:
+    try:
+        json.loads(path.read_bytes())
+    except ValueError:
+        return True
+    return False
+
+
+def _move(path: Path, verdict: str) -> Path:
+    folder = path.parent / verdict
+    target = folder / path.name
+    serial = 1
+    while target.exists():
+        target = folder / f"{path.stem}-{serial}{path.suffix}"
+        serial += 1
+    return path.rename(target)

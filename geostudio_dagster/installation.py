@@ -1,0 +1,50 @@
+"""One installation: its settings, its catalog and its storage, opened together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from geostudio_dagster.catalog import Catalog, ModelRecord
+from geostudio_dagster.models.bundle import Bundle, load_bundle
+from geostudio_dagster.settings import Settings
+from geostudio_dagster.storage import LocalStorage
+
+
+@dataclass(frozen=True)
+class Installation:
+    """What every door and every stage works with. Use as a context manager to close it."""
+
+    settings: Settings
+    catalog: Catalog
+    storage: LocalStorage
+
+    @classmethod
+    def open(cls, settings: Settings | None = None) -> Installation:
+        """Open (and, the first time, create) the installation that ``settings`` describe."""
+        settings = settings or Settings()
+        settings.data_folder.mkdir(parents=True, exist_ok=True)
+        catalog = Catalog.open(settings.catalog_url)
+        catalog.migrate()
+        return cls(settings, catalog, LocalStorage(settings.storage_root))
+
+    def close(self) -> None:
+        """Give the catalog's connections back."""
+        self.catalog.close()
+
+    def __enter__(self) -> Installation:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @cached_property
+    def _bundles(self) -> dict[str, Bundle]:
+        return {}
+
+    def bundle(self, model: ModelRecord) -> Bundle:
+        """The bundle of a registered model, read once per process."""
+        if model.digest not in self._bundles:
+            self._bundles[model.digest] = load_bundle(Path(model.uri))
+        return self._bundles[model.digest]

@@ -1,0 +1,244 @@
+"""The loop every stage shares: claim, work, commit, record; one bad task costs itself only."""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from geostudio_dagster.catalog import ArtifactRecord, TaskRecord
+from geostudio_dagster.errors import Cancelled, LeaseLost, TaskError
+from geostudio_dagster.installation import Installation
+from geostudio_dagster.storage import task_key
+
+log = logging.getLogger(__name__)
+
+_CANCEL_POLL_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class ProducedFile:
+    """A finished file in scratch: its role, its final name and what is worth telling of it."""
+
+    role: str
+    path: Path
+    name: str
+    media_type: str
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class StepOutput:
+    """What one step made: files to commit, artifacts that already lie elsewhere, and figures.
+
+    ``metrics`` is kept with the step; ``pixels`` and ``seconds`` in it feed the estimates.
+    """
+
+    files: Sequence[ProducedFile] = ()
+    external: Sequence[ArtifactRecord] = ()
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class WorkContext:
+    """What the work on one task may use besides the task: scratch space and the stop sign."""
+
+    installation: Installation
+    scratch: Path
+    run_id: str
+    cancelled: Callable[[], bool]
+
+
+Work = Callable[[TaskRecord, WorkContext], StepOutput]
+
+
+@dataclass(frozen=True, slots=True)
+class TaskOutcome:
+    """How one task fared in one stage; ``error`` is the sentence that its user reads."""
+
+    task: TaskRecord
+    state: str  # finished, failed, retry, cancelled, lost
+    artifacts: tuple[ArtifactRecord, ...] = ()
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StageReport:
+    """All outcomes of one stage of one shard, in task order, and the wall time in seconds."""
+
+    outcomes: tuple[TaskOutcome, ...]
+    seconds: float
+
+    def count(self, state: str) -> int:
+        """How many tasks ended in ``state``."""
+        return sum(outcome.state == state for outcome in self.outcomes)
+
+    def total(self, metric: str) -> float:
+        """Sum of a numeric metric over the finished tasks."""
+        return float(sum(outcome.metrics.get(metric, 0) or 0 for outcome in self.outcomes))
+
+    @property
+    def finished(self) -> tuple[TaskOutcome, ...]:
+        """The outcomes that left artifacts."""
+        return tuple(outcome for outcome in self.outcomes if outcome.state == "finished")
+
+
+def now() -> dt.datetime:
+    """The current time, UTC."""
+    return dt.datetime.now(dt.UTC)
+
+
+def run_stage(
+    installation: Installation,
+    shard_key: str,
+    run_id: str,
+    process_id: str,
+    work: Work,
+    *,
+    workers: int = 1,
+) -> StageReport:
+    """Do one stage for every task of the shard that still needs it.
+
+    A task that fails is recorded and never raised; only the catalog or the storage being out
+    of order ends the stage early.
+    """
+    started = time.monotonic()
+    catalog = installation.catalog
+    lease_s = installation.settings.shards.lease_s
+    tasks = catalog.claim(shard_key, process_id, run_id, lease_s, now())
+    stop = _StopSign(installation, shard_key.split("/")[0])
+
+    def do(task: TaskRecord) -> TaskOutcome:
+        return _work_one(installation, task, process_id, run_id, work, stop)
+
+    with heartbeat(installation, run_id):
+        if workers == 1:
+            outcomes = tuple(map(do, tasks))
+        else:
+            with ThreadPoolExecutor(workers, thread_name_prefix=process_id) as pool:
+                outcomes = tuple(pool.map(do, tasks))
+    return StageReport(outcomes, time.monotonic() - started)
+
+
+def _work_one(
+    installation: Installation,
+    task: TaskRecord,
+    process_id: str,
+    run_id: str,
+    work: Work,
+    stop: _StopSign,
+) -> TaskOutcome:
+    catalog, storage = installation.catalog, installation.storage
+    if stop():
+        return TaskOutcome(task, "cancelled")
+    scratch_name = f"{task.id}-{process_id}"
+    try:
+        catalog.start_step(task.id, process_id, run_id)
+        context = WorkContext(installation, storage.scratch(scratch_name), run_id, stop)
+        output = work(task, context)
+        artifacts = tuple(
+            [*(_commit(installation, task, file) for file in output.files), *output.external]
+        )
+        catalog.finish_step(task.id, process_id, run_id, artifacts, output.metrics)
+        return TaskOutcome(task, "finished", artifacts, output.metrics)
+    except Cancelled:
+        return TaskOutcome(task, "cancelled")
+    except LeaseLost as error:
+        return TaskOutcome(task, "lost", error=str(error))
+    except TaskError as error:
+        return _record_failure(installation, task, process_id, run_id, error)
+    except OSError as error:
+        problem = TaskError("storage", f"Reading or writing failed: {error}.", retryable=True)
+        return _record_failure(installation, task, process_id, run_id, problem)
+    except Exception as error:
+        # A defect must cost one task, not the shard; the traceback is for the operator.
+        log.exception("task %s, step %s", task.id, process_id)
+        problem = TaskError(
+            "internal", f"{process_id} broke on this task: {type(error).__name__}: {error}."
+        )
+        return _record_failure(installation, task, process_id, run_id, problem)
+    finally:
+        storage.discard_scratch(scratch_name)
+
+
+def _commit(installation: Installation, task: TaskRecord, file: ProducedFile) -> ArtifactRecord:
+    stored = installation.storage.commit(
+        file.path, task_key(task.request_id, task.id, file.name)
+    )
+    return ArtifactRecord(
+        owner_id=task.id,
+        name=file.role,
+        key=stored.key,
+        uri=installation.storage.uri(stored.key),
+        media_type=file.media_type,
+        size=stored.size,
+        sha256=stored.sha256,
+        metadata=dict(file.metadata),
+    )
+
+
+def _record_failure(
+    installation: Installation,
+    task: TaskRecord,
+    process_id: str,
+    run_id: str,
+    error: TaskError,
+) -> TaskOutcome:
+    try:
+        step = installation.catalog.fail_step(
+            task.id, process_id, run_id, error, installation.settings.shards.max_attempts
+        )
+    except LeaseLost as lost:
+        return TaskOutcome(task, "lost", error=str(lost))
+    state = "failed" if step.status == "FAILED" else "retry"
+    return TaskOutcome(task, state, error=str(error))
+
+
+class _StopSign:
+    """Whether the request was cancelled, asked of the catalog at most every two seconds."""
+
+    def __init__(self, installation: Installation, request_id: str) -> None:
+        self._installation = installation
+        self._request_id = request_id
+        self._lock = threading.Lock()
+        self._asked_at = float("-inf")
+        self._answer = False
+
+    def __call__(self) -> bool:
+        with self._lock:
+            if not self._answer and time.monotonic() - self._asked_at >= _CANCEL_POLL_S:
+                request = self._installation.catalog.request(self._request_id)
+                self._answer = request.cancel_requested
+                self._asked_at = time.monotonic()
+            return self._answer
+
+
+@contextmanager
+def heartbeat(installation: Installation, run_id: str) -> Iterator[None]:
+    """Keep the run's leases alive from a thread while the body works."""
+    lease_s = installation.settings.shards.lease_s
+    done = threading.Event()
+
+    def beat() -> None:
+        while not done.wait(lease_s / 3):
+            try:
+                installation.catalog.extend_leases(run_id, lease_s, now())
+            except Exception:
+                # One missed beat is harmless; the next may pass. Two minutes of them lose the lease.
+                log.exception("could not extend the leases of run %s", run_id)
+
+    thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
