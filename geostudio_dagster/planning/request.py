@@ -19,6 +19,7 @@ from pydantic import (
 
 from geostudio_dagster.errors import InvalidRequest
 
+_POLE, _DATE_LINE = 90, 180
 _DATE = re.compile(r"^\d{4}-\d{2}-\d{2}$")
 BBox = Annotated[tuple[float, float, float, float], Field(description="west, south, east, north")]
 
@@ -41,7 +42,7 @@ class SpatialDomain(_Strict):
         for west, south, east, north in boxes:
             if south >= north:
                 raise ValueError(f"south {south} is not below north {north}")
-            if not (-90 <= south and north <= 90 and -180 <= west <= 180 and -180 <= east <= 180):
+            if abs(south) > _POLE or abs(north) > _POLE or max(abs(west), abs(east)) > _DATE_LINE:
                 raise ValueError(f"{[west, south, east, north]} is off the globe")
             if west == east:
                 raise ValueError(f"west {west} equals east")
@@ -77,10 +78,12 @@ class RequestSpec(_Strict):
     @classmethod
     def _dates(cls, values: tuple[str, ...]) -> tuple[str, ...]:
         for value in values:
-            parts = value.split("_")
-            if len(parts) > 2 or not all(_is_date(part) for part in parts):
-                raise ValueError(f"{value!r} is not a date like 2024-06-30 or 2024-06-01_2024-06-30")
-            if len(parts) == 2 and parts[0] > parts[1]:
+            first, _, last = value.partition("_")
+            if not _is_date(first) or ("_" in value and not _is_date(last)):
+                raise ValueError(
+                    f"{value!r} is not a date like 2024-06-30 or 2024-06-01_2024-06-30"
+                )
+            if last and first > last:
                 raise ValueError(f"{value!r} ends before it begins")
         return values
 

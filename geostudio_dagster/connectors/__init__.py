@@ -1,0 +1,1 @@
+"""Bring the pixels of a task within reach: the one fetcher of remote scenes, and local ones."""

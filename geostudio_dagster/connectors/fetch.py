@@ -1,0 +1,281 @@
+"""The one fetcher of remote scenes: guarded, bounded in size and time, resuming where it can."""
+
+from __future__ import annotations
+
+import datetime as dt
+import ssl
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
+from pathlib import Path
+
+import httpcore
+import httpx
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt
+
+from geostudio_dagster import __version__
+from geostudio_dagster.connectors.addresses import (
+    RemoteScene,
+    UnacceptableAddressError,
+    http_url,
+    shown,
+)
+from geostudio_dagster.connectors.guard import GuardedPool
+from geostudio_dagster.errors import TaskError
+from geostudio_dagster.settings import FetchSettings
+
+_MAX_REDIRECTS = 5
+_REDIRECTS = (301, 302, 303, 307, 308)
+_TRANSIENT = (408, 425, 429, 500, 502, 503, 504)
+_FIRST_WAIT_S = 0.5
+_LONGEST_WAIT_S = 60.0
+
+
+class _TransientError(TaskError):
+    """A failure worth another try now; ``after`` is the pause that the server asked for."""
+
+    def __init__(self, message: str, after: float | None = None) -> None:
+        super().__init__("unreachable", message, retryable=True)
+        self.after = after
+
+
+def download(scene: RemoteScene, part: Path, settings: FetchSettings) -> int:
+    """Download a scene into ``part``, continuing what is there, and return its size in bytes.
+
+    An interrupted download is continued where the server proves (``If-Range``) that the file is
+    still the same; ``<part>.validator`` remembers by what. Only transient failures are retried.
+
+    Raises:
+        TaskError: ``not_found``, ``forbidden``, ``forbidden_address``, ``too_large``, or
+            ``unreachable`` (retryable where another try may help).
+    """
+    deadline = time.monotonic() + settings.total_timeout_s
+    retrying = Retrying(
+        stop=stop_after_attempt(settings.attempts),
+        retry=retry_if_exception(lambda error: _worth_retrying(error, deadline)),
+        wait=_pause,
+        reraise=True,
+    )
+    return int(retrying(_download_once, scene, part, settings, deadline))
+
+
+def read_start(
+    scene: RemoteScene, start: int, length: int, settings: FetchSettings
+) -> tuple[bytes, int | None]:
+    """Up to ``length`` bytes from ``start``, in one short try, and the whole file's size if told.
+
+    A server without ranges is read from the beginning and left early; then only ``start`` 0
+    gives anything.
+
+    Raises:
+        TaskError: as for :func:`download`.
+    """
+    deadline = time.monotonic() + min(settings.total_timeout_s, 2 * settings.timeout_s)
+    headers = {"Range": f"bytes={start}-{start + length - 1}"}
+    with _answer(scene, settings, deadline, headers) as response:
+        if response.status != HTTPStatus.PARTIAL_CONTENT and start:
+            return b"", None
+        total = (
+            _total_size(response)
+            if response.status == HTTPStatus.PARTIAL_CONTENT
+            else _content_length(response)
+        )
+        data = bytearray()
+        for chunk in _body(response, scene):
+            data += chunk
+            if len(data) >= length:
+                break
+        return bytes(data[:length]), total
+
+
+def _worth_retrying(error: BaseException, deadline: float) -> bool:
+    if not isinstance(error, _TransientError) or (error.after or 0) > _LONGEST_WAIT_S:
+        return False
+    return time.monotonic() + (error.after or 0) < deadline
+
+
+def _pause(state: RetryCallState) -> float:
+    error = state.outcome.exception() if state.outcome else None
+    if isinstance(error, _TransientError) and error.after is not None:
+        return error.after
+    return min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2.0 ** (state.attempt_number - 1))
+
+
+def _download_once(scene: RemoteScene, part: Path, settings: FetchSettings, deadline: float) -> int:
+    memory = part.with_name(f"{part.name}.validator")
+    have, validator = _resumable(part, memory)
+    headers = {"Range": f"bytes={have}-", "If-Range": validator} if have and validator else {}
+    with _answer(scene, settings, deadline, headers) as response:
+        begin = _range_start(response) if response.status == HTTPStatus.PARTIAL_CONTENT else 0
+        if begin not in (0, have):
+            part.unlink(missing_ok=True)
+            raise _TransientError(f"{scene} was continued at the wrong byte; it starts over.")
+        length = _content_length(response)
+        expected = None if length is None else begin + length
+        if expected is not None and expected > settings.max_bytes:
+            raise _too_large(scene, settings)
+        memory.write_text(_validator(response), "latin-1")
+        with part.open("r+b" if begin else "wb") as stream:
+            stream.seek(begin)
+            stream.truncate()
+            size = begin
+            for chunk in _body(response, scene):
+                size += len(chunk)
+                if size > settings.max_bytes:
+                    raise _too_large(scene, settings)
+                stream.write(chunk)
+    if expected is not None and size != expected:
+        raise _TransientError(f"{scene} ended after {size} of {expected} bytes.")
+    memory.unlink(missing_ok=True)
+    return size
+
+
+@contextmanager
+def _answer(
+    scene: RemoteScene, settings: FetchSettings, deadline: float, headers: dict[str, str]
+) -> Iterator[httpcore.Response]:
+    """The response to a GET after redirects, each of which is checked like the first address."""
+    url = scene.url
+    wait = dict.fromkeys(("connect", "read", "write", "pool"), settings.timeout_s)
+    with _network_errors(scene), GuardedPool(settings, deadline) as pool:
+        for _ in range(_MAX_REDIRECTS + 1):
+            target = httpcore.URL(
+                scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path
+            )
+            sent = {
+                "Host": url.netloc.decode("ascii"),
+                "User-Agent": f"geostudio-dagster/{__version__}",
+                "Accept": "*/*",
+                "Accept-Encoding": "identity",
+                **headers,
+            }
+            with pool.stream(
+                "GET", target, headers=list(sent.items()), extensions={"timeout": wait}
+            ) as response:
+                if response.status not in _REDIRECTS:
+                    _check_status(response, scene)
+                    yield response
+                    return
+                url = _next_hop(url, response, scene)
+    raise TaskError("unreachable", f"{scene} redirects more than {_MAX_REDIRECTS} times.")
+
+
+def _next_hop(url: httpx.URL, response: httpcore.Response, scene: RemoteScene) -> httpx.URL:
+    location = _header(response, b"location")
+    if not location:
+        raise TaskError("unreachable", f"{scene} redirects to nowhere.")
+    try:
+        return http_url(str(url.join(location)))
+    except (UnacceptableAddressError, httpx.InvalidURL, ValueError):
+        raise TaskError(
+            "forbidden_address",
+            f"{scene} redirects to {shown(location)}, which is not a plain http(s) URL.",
+        ) from None
+
+
+def _check_status(response: httpcore.Response, scene: RemoteScene) -> None:
+    status = response.status
+    if status in (HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT):
+        return
+    if status in (404, 410):
+        raise TaskError("not_found", f"{scene} does not exist (HTTP {status}); check the URL.")
+    if status in (401, 403):
+        raise TaskError(
+            "forbidden",
+            f"{scene} may not be read (HTTP {status}); make it public, or give a presigned URL.",
+        )
+    if status in _TRANSIENT:
+        raise _TransientError(f"{scene} answered HTTP {status}.", _retry_after(response))
+    if status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+        raise _TransientError(f"{scene} has changed during the download.")
+    raise TaskError("unreachable", f"{scene} answered HTTP {status} instead of a file.")
+
+
+@contextmanager
+def _network_errors(scene: RemoteScene) -> Iterator[None]:
+    try:
+        yield
+    except httpcore.TimeoutException as error:
+        raise _TransientError(f"{scene} did not answer in time.") from error
+    except (httpcore.NetworkError, httpcore.ProtocolError) as error:
+        if isinstance(_root(error), ssl.SSLCertVerificationError):
+            raise TaskError(
+                "unreachable", f"{scene} has a certificate that is not trusted ({error})."
+            ) from error
+        raise _TransientError(
+            f"{scene} cannot be read ({str(error) or type(error).__name__})."
+        ) from error
+
+
+def _root(error: BaseException) -> BaseException:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def _body(response: httpcore.Response, scene: RemoteScene) -> Iterator[bytes]:
+    encoding = _header(response, b"content-encoding").lower()
+    if encoding not in ("", "identity"):
+        raise TaskError(
+            "unreachable", f"{scene} is sent with the encoding {encoding}, which was not asked for."
+        )
+    yield from response.iter_stream()
+
+
+def _resumable(part: Path, memory: Path) -> tuple[int, str]:
+    """Bytes that are there already, and the validator that they belong to, empty if unknown."""
+    try:
+        return part.stat().st_size, memory.read_text("latin-1")
+    except FileNotFoundError:
+        return 0, ""
+
+
+def _validator(response: httpcore.Response) -> str:
+    etag = _header(response, b"etag")
+    strong = etag if etag and not etag.startswith("W/") else ""
+    return strong or _header(response, b"last-modified")
+
+
+def _header(response: httpcore.Response, name: bytes) -> str:
+    for key, value in response.headers:
+        if key.lower() == name:
+            return value.decode("latin-1").strip()
+    return ""
+
+
+def _content_length(response: httpcore.Response) -> int | None:
+    text = _header(response, b"content-length")
+    return int(text) if text.isdecimal() else None
+
+
+def _range_start(response: httpcore.Response) -> int:
+    first = _header(response, b"content-range").removeprefix("bytes ").partition("-")[0]
+    return int(first) if first.isdecimal() else -1
+
+
+def _total_size(response: httpcore.Response) -> int | None:
+    total = _header(response, b"content-range").rpartition("/")[2]
+    return int(total) if total.isdecimal() else None
+
+
+def _retry_after(response: httpcore.Response) -> float | None:
+    text = _header(response, b"retry-after")
+    if text.isdecimal():
+        return float(text)
+    try:
+        when = parsedate_to_datetime(text)
+    except ValueError:
+        return None
+    if when.tzinfo is None:
+        when = when.replace(tzinfo=dt.UTC)
+    return max(0.0, (when - dt.datetime.now(dt.UTC)).total_seconds())
+
+
+def _too_large(scene: RemoteScene, settings: FetchSettings) -> TaskError:
+    return TaskError(
+        "too_large",
+        f"{scene} is larger than {settings.max_bytes} bytes; give a smaller file, or have "
+        "GEOSTUDIO_FETCH__MAX_BYTES raised.",
+    )

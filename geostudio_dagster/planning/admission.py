@@ -1,0 +1,134 @@
+"""The gate: a request is accepted whole, or refused with one sentence and nothing written."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from shapely.errors import ShapelyError
+from shapely.geometry import shape
+from shapely.validation import explain_validity
+
+from geostudio_dagster.connectors.addresses import UnacceptableAddressError, scene_address
+from geostudio_dagster.errors import InvalidRequest, NotFound
+from geostudio_dagster.planning.request import RequestSpec, SpatialDomain, parse_request
+from geostudio_dagster.settings import Settings
+
+if TYPE_CHECKING:
+    from geostudio_dagster.catalog import Catalog, ModelRecord, RequestRecord
+
+_NAMES_SHOWN = 8
+_GLOBE = (-180.0, -90.0, 180.0, 90.0)  # west, south, east, north
+
+
+def admit(
+    document: RequestSpec | Mapping[str, Any], catalog: Catalog, settings: Settings, *, owner: str
+) -> RequestRecord:
+    """Check a request wholly and write it as PENDING; the same again is the same request.
+
+    Raises:
+        InvalidRequest: naming field and remedy; nothing was written.
+        Conflict: the id is taken by another request.
+    """
+    spec = document if isinstance(document, RequestSpec) else parse_request(document)
+    model = _model(spec.model, catalog)
+    check_domain(spec, settings)
+    return catalog.create_request(
+        request_id=str(spec.id) if spec.id else None,
+        spec=spec.model_dump(mode="json", exclude={"id"}),
+        model_id=model.id,
+        owner=owner,
+    )
+
+
+def check_domain(spec: RequestSpec, settings: Settings) -> None:
+    """Check where and when, as far as it goes without opening a scene.
+
+    Raises:
+        InvalidRequest: naming field and remedy.
+    """
+    domain = spec.spatial_domain
+    for number, url in enumerate(domain.urls):
+        try:
+            scene_address(url, settings)
+        except UnacceptableAddressError as error:
+            field = f"spatial_domain.urls.{number}"
+            raise InvalidRequest(field, error.problem, error.remedy) from error
+    for number, polygon in enumerate(domain.polygons):
+        _check_polygon(f"spatial_domain.polygons.{number}", polygon)
+    _refuse_areas(domain)
+    if len(domain.urls) > settings.max_tasks:
+        raise InvalidRequest(
+            "spatial_domain.urls",
+            f"{len(domain.urls)} scenes are more than the {settings.max_tasks} tasks allowed",
+            "split the request",
+        )
+    _check_dates(spec)
+
+
+def _model(reference: str, catalog: Catalog) -> ModelRecord:
+    try:
+        return catalog.model(reference)
+    except NotFound as error:
+        names = sorted({record.name for record in catalog.models()})
+        if not names:
+            remedy = "register one with `geostudio-dagster models add`"
+        else:
+            close = difflib.get_close_matches(reference.partition("@")[0], names, _NAMES_SHOWN)
+            remedy = f"use one of {', '.join(close or names[:_NAMES_SHOWN])}"
+        raise InvalidRequest("model", f"there is no model {reference!r}", remedy) from error
+
+
+def _refuse_areas(domain: SpatialDomain) -> None:
+    for field in ("bbox", "polygons", "tiles"):
+        if getattr(domain, field):
+            raise InvalidRequest(
+                f"spatial_domain.{field}",
+                "this installation has no data source for areas yet",
+                "give the scenes themselves in spatial_domain.urls",
+            )
+
+
+def _check_dates(spec: RequestSpec) -> None:
+    dates, scenes = spec.temporal_domain, len(spec.spatial_domain.urls)
+    if len(dates) not in (0, 1, scenes):
+        raise InvalidRequest(
+            "temporal_domain",
+            f"{len(dates)} dates do not fit {scenes} scenes",
+            "give one date for all scenes, one for each, or none to read them from the file names",
+        )
+    for number, value in enumerate(dates):
+        if "_" in value:
+            raise InvalidRequest(
+                f"temporal_domain.{number}",
+                f"{value} is a period, but a scene has one date",
+                "give one day such as 2024-06-30",
+            )
+
+
+def _check_polygon(field: str, document: Mapping[str, Any]) -> None:
+    try:
+        geometry = shape(document)
+        kind, bounds = geometry.geom_type, geometry.bounds
+    except (ShapelyError, AttributeError, KeyError, TypeError, ValueError, IndexError) as error:
+        raise InvalidRequest(
+            field, "is not a GeoJSON geometry", "give a Polygon or MultiPolygon"
+        ) from error
+    if kind not in ("Polygon", "MultiPolygon") or geometry.is_empty:
+        raise InvalidRequest(
+            field,
+            f"is {'an empty' if geometry.is_empty else 'a'} {kind}",
+            "give a Polygon or MultiPolygon",
+        )
+    west, south, east, north = bounds
+    low = west >= _GLOBE[0] and south >= _GLOBE[1]  # false for NaN, too
+    high = east <= _GLOBE[2] and north <= _GLOBE[3]
+    if not (low and high):
+        raise InvalidRequest(
+            field, f"{list(bounds)} is off the globe", "give longitude, latitude in EPSG:4326"
+        )
+    if not geometry.is_valid:
+        raise InvalidRequest(
+            field, f"is not valid ({explain_validity(geometry)})", "mend its rings"
+        )

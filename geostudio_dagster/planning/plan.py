@@ -1,0 +1,221 @@
+"""From a request to tasks and shards: what each is, where it lies, and what it will cost."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from math import ceil, prod
+from threading import Lock
+from urllib.parse import urlsplit
+
+from geostudio_dagster.catalog.records import Plan, PlannedTask, RequestRecord
+from geostudio_dagster.connectors.header import SceneHeader, window_footprint
+from geostudio_dagster.connectors.url import inspect
+from geostudio_dagster.errors import InvalidRequest
+from geostudio_dagster.models.bundle import BundleManifest, PatchSettings
+from geostudio_dagster.planning.dates import date_in_name
+from geostudio_dagster.planning.grid import cores
+from geostudio_dagster.planning.request import RequestSpec, parse_request
+from geostudio_dagster.settings import Settings
+
+STEPS = ("url-connector", "terratorch-inference", "postprocess-generic", "push-to-geoserver")
+
+_LOOKS_AT_ONCE = 8
+_SILENT_LOOKS = 3  # headers missing from one host before the rest of its scenes is taken unseen
+_SECONDS_PER_TASK = 0.25  # what a task costs besides its pixels: reading, records, packaging
+_UNKNOWN_PIXELS = 16_000_000  # assumed of a scene whose header could not be read
+
+
+def make_plan(
+    request: RequestRecord | RequestSpec,
+    request_id: str,
+    manifest: BundleManifest,
+    settings: Settings,
+    speed_mpx_s: float | None,
+) -> Plan:
+    """Turn a request into tasks, in shards, with an estimate.
+
+    Every URL is one task, ``<request>-task_<n>``; a scene larger than the task size becomes
+    several, ``<request>-task_<n>_<i>``, which stay neighbours. A scene whose header cannot be
+    read stays one whole task, which will fail with its own error.
+
+    Args:
+        speed_mpx_s: measured prediction speed of the model, Mpx/s; None before its first run.
+
+    Raises:
+        InvalidRequest: the scenes make more tasks than the installation allows.
+    """
+    spec = request if isinstance(request, RequestSpec) else parse_request(request.spec)
+    urls = spec.spatial_domain.urls
+    headers = _inspect_all(urls, settings)
+    dates = _dates(spec, urls)
+    tasks: list[PlannedTask] = []
+    for number, (url, date, header) in enumerate(zip(urls, dates, headers, strict=True)):
+        whole = PlannedTask(
+            id=f"{request_id}-task_{number}",
+            url=url,
+            date=date,
+            shard=0,
+            window=None,
+            scene_size=(header.width, header.height) if header else None,
+            footprint=header.footprint if header else None,
+            pixels=header.width * header.height if header else None,
+            steps=STEPS,
+        )
+        tasks.extend(_parts(whole, header, spec, settings))
+        if len(tasks) > settings.max_tasks:
+            raise InvalidRequest(
+                "spatial_domain.urls",
+                f"the scenes make more than {settings.max_tasks} tasks",
+                "send fewer scenes a request, or a larger task_size",
+            )
+    speed = speed_mpx_s or settings.shards.assumed_mpx_per_second
+    typical = _typical(tasks)
+    seconds = [_seconds(task, speed, typical) for task in tasks]
+    numbers = _shards(seconds, spec.shard_size, settings)
+    placed = tuple(replace(task, shard=n) for task, n in zip(tasks, numbers, strict=True))
+    count = numbers[-1] + 1 if numbers else 0
+    estimate = {
+        "tasks": len(placed),
+        "shards": count,
+        "mpx": round(sum(task.pixels or 0 for task in placed) / 1e6, 3),
+        "patches": sum(_patches(task, manifest.patch) for task in placed),
+        "seconds": round(sum(seconds), 1),
+        "mpx_per_second": round(speed, 3),
+        "speed_is_measured": speed_mpx_s is not None,
+        "scenes_without_header": sum(header is None for header in headers),
+    }
+    return Plan(tasks=placed, shard_count=count, estimate=estimate)
+
+
+def tasks_geojson(plan: Plan) -> bytes:
+    """The tasks as an RFC 7946 feature collection, EPSG:4326; the same plan is the same bytes.
+
+    Properties are ``inference_id``, ``task_id`` and ``date``; the geometry is null where the
+    scene's header could not be read.
+    """
+    features = [
+        {
+            "type": "Feature",
+            "id": task.id,
+            "geometry": task.footprint,
+            "properties": {
+                "inference_id": task.id.rpartition("-task_")[0],
+                "task_id": task.id,
+                "date": task.date,
+            },
+        }
+        for task in plan.tasks
+    ]
+    document = {"type": "FeatureCollection", "features": features}
+    return json.dumps(document, separators=(",", ":"), allow_nan=False).encode()
+
+
+def _dates(spec: RequestSpec, urls: Sequence[str]) -> list[str | None]:
+    given = spec.temporal_domain
+    if len(given) == len(urls):
+        return list(given)
+    if len(given) == 1:
+        return [given[0]] * len(urls)
+    return [date_in_name(url) for url in urls]
+
+
+def _parts(
+    whole: PlannedTask, header: SceneHeader | None, spec: RequestSpec, settings: Settings
+) -> Iterator[PlannedTask]:
+    windows = header and cores(
+        header.width,
+        header.height,
+        task_size=spec.task_size,
+        max_pixels=settings.max_task_pixels,
+    )
+    if header is None or not windows:
+        yield whole
+        return
+    for number, window in enumerate(windows):
+        footprint = window_footprint(header, window) if header.footprint else None
+        yield replace(
+            whole,
+            id=f"{whole.id}_{number}",
+            window=window,
+            footprint=footprint,
+            pixels=window[2] * window[3],
+        )
+
+
+def _typical(tasks: Sequence[PlannedTask]) -> float:
+    known = [task.pixels for task in tasks if task.pixels is not None]
+    return sum(known) / len(known) if known else _UNKNOWN_PIXELS
+
+
+def _seconds(task: PlannedTask, speed_mpx_s: float, typical_pixels: float) -> float:
+    pixels = typical_pixels if task.pixels is None else task.pixels
+    return _SECONDS_PER_TASK + pixels / 1e6 / speed_mpx_s
+
+
+def _patches(task: PlannedTask, patch: PatchSettings) -> int:
+    if task.scene_size is None:
+        return 0
+    width, height = task.window[2:] if task.window else task.scene_size
+    stride = patch.size - patch.overlap
+    return prod(max(1, ceil((side - patch.overlap) / stride)) for side in (width, height))
+
+
+def _shards(seconds: Sequence[float], shard_size: int | None, settings: Settings) -> list[int]:
+    """The shard of each task, in order: by count where asked for, else by expected seconds."""
+    limit = settings.shards.max_per_request
+    if shard_size is not None:
+        size = max(shard_size, ceil(len(seconds) / limit))
+        return [place // size for place in range(len(seconds))]
+    capacity = max(settings.shards.target_seconds, sum(seconds) / limit)
+    numbers = _packed(seconds, capacity)
+    while numbers and numbers[-1] >= limit:  # tasks do not fill shards to the brim
+        capacity *= 1.1
+        numbers = _packed(seconds, capacity)
+    return numbers
+
+
+def _packed(seconds: Sequence[float], capacity: float) -> list[int]:
+    numbers: list[int] = []
+    shard, load = 0, 0.0
+    for cost in seconds:
+        if load and load + cost > capacity:
+            shard, load = shard + 1, 0.0
+        load += cost
+        numbers.append(shard)
+    return numbers
+
+
+@dataclass
+class _Hosts:
+    """Hosts that gave no header several times: asking them on would only cost time."""
+
+    silent: Counter[str]
+    lock: Lock
+
+    def give_up(self, url: str) -> bool:
+        with self.lock:
+            return self.silent[urlsplit(url).netloc] >= _SILENT_LOOKS
+
+    def note(self, url: str, header: SceneHeader | None) -> None:
+        if url.startswith("http"):
+            with self.lock:
+                host = urlsplit(url).netloc
+                self.silent[host] = self.silent[host] + 1 if header is None else 0
+
+
+def _inspect_all(urls: Sequence[str], settings: Settings) -> list[SceneHeader | None]:
+    hosts = _Hosts(Counter(), Lock())
+
+    def look(url: str) -> SceneHeader | None:
+        if hosts.give_up(url):
+            return None
+        header = inspect(url, settings)
+        hosts.note(url, header)
+        return header
+
+    with ThreadPoolExecutor(_LOOKS_AT_ONCE, thread_name_prefix="inspect") as pool:
+        return list(pool.map(look, urls))
