@@ -1,0 +1,1 @@
+"""The web door: map page, layers as tiles, and the artifacts themselves."""

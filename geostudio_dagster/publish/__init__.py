@@ -1,0 +1,1 @@
+"""Publishing: archives, STAC items, styles and layers on GeoServer."""

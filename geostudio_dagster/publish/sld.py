@@ -1,0 +1,111 @@
+"""Styles as SLD 1.0.0, for GeoServer and for clients that pass ``SLD_BODY``."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+from xml.etree import ElementTree as ET
+
+from geostudio_dagster.models.bundle import BundleManifest
+from geostudio_dagster.publish import styles
+from geostudio_dagster.publish.styles import LayerStyle
+
+MEDIA_TYPE = "application/vnd.ogc.sld+xml"
+_CHANNELS = ("RedChannel", "GreenChannel", "BlueChannel")
+# Characters that no XML 1.0 document may hold, not even escaped.
+_NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+def raster_style(
+    manifest: BundleManifest,
+    layer_name: str,
+    *,
+    title: str = "",
+    value_range: tuple[float, float] | None = None,
+) -> str:
+    """SLD of a model's output layer: exact class colours, or a ramp for a regression."""
+    return style_document(styles.prediction_style(manifest, value_range), layer_name, title)
+
+
+def rgb_style(layer_name: str, *, title: str = "") -> str:
+    """SLD of an 8-bit colour picture, shown as it is."""
+    return style_document(styles.rgb_style(), layer_name, title)
+
+
+def style_document(style: LayerStyle, layer_name: str, title: str = "") -> str:
+    """SLD 1.0.0 text of a style (see ``publish.styles``), with every name escaped."""
+    root = ET.Element(
+        "StyledLayerDescriptor",
+        {
+            "version": "1.0.0",
+            "xmlns": "http://www.opengis.net/sld",
+            "xmlns:ogc": "http://www.opengis.net/ogc",
+            "xmlns:xlink": "http://www.w3.org/1999/xlink",
+            "xmlns:xsi": "http://www.w3.org/2001/XMLSchema-instance",
+            "xsi:schemaLocation": "http://www.opengis.net/sld "
+            "http://schemas.opengis.net/sld/1.0.0/StyledLayerDescriptor.xsd",
+        },
+    )
+    layer = ET.SubElement(root, "NamedLayer")
+    _text(layer, "Name", layer_name)
+    user_style = ET.SubElement(layer, "UserStyle")
+    _text(user_style, "Name", layer_name)
+    _text(user_style, "Title", title or layer_name)
+    _text(user_style, "IsDefault", "1")
+    rule = ET.SubElement(ET.SubElement(user_style, "FeatureTypeStyle"), "Rule")
+    symbolizer = ET.SubElement(rule, "RasterSymbolizer")
+    _text(symbolizer, "Opacity", "1.0")
+    if style["kind"] == "rgb":
+        _channels(symbolizer, style)
+    elif style["kind"] == "classes":
+        _class_colours(symbolizer, style["classes"])
+    else:
+        _ramp(symbolizer, style["stops"])
+    ET.indent(root)
+    return '<?xml version="1.0" encoding="UTF-8"?>\n' + ET.tostring(root, encoding="unicode") + "\n"
+
+
+def _class_colours(symbolizer: ET.Element, classes: list[dict[str, Any]]) -> None:
+    # "values" is GeoServer's attribute beside the standard: without it the colours of
+    # neighbouring class numbers are interpolated.
+    colour_map = ET.SubElement(symbolizer, "ColorMap", {"type": "values"})
+    for item in classes:
+        _entry(colour_map, item["value"], item["colour"], item["name"], item["opacity"])
+
+
+def _ramp(symbolizer: ET.Element, stops: list[dict[str, Any]]) -> None:
+    colour_map = ET.SubElement(symbolizer, "ColorMap", {"type": "ramp"})
+    for stop in stops:
+        _entry(colour_map, stop["value"], stop["colour"], stop["label"], 1.0)
+
+
+def _entry(parent: ET.Element, value: float, colour: str, label: str, opacity: float) -> None:
+    entry = {"color": colour, "quantity": f"{value:.15g}", "opacity": f"{opacity:g}"}
+    if label:
+        entry["label"] = xml_text(label)
+    ET.SubElement(parent, "ColorMapEntry", entry)
+
+
+def _channels(symbolizer: ET.Element, style: LayerStyle) -> None:
+    selection = ET.SubElement(symbolizer, "ChannelSelection")
+    for name, band in zip(_CHANNELS, style["channels"], strict=True):
+        channel = ET.SubElement(selection, name)
+        _text(channel, "SourceChannelName", str(band))
+        if (style["minimum"], style["maximum"]) == (0, 255):
+            continue  # 8-bit as it is
+        normalize = ET.SubElement(ET.SubElement(channel, "ContrastEnhancement"), "Normalize")
+        for option, value in (
+            ("algorithm", "StretchToMinimumMaximum"),
+            ("minValue", f"{style['minimum']:.15g}"),
+            ("maxValue", f"{style['maximum']:.15g}"),
+        ):
+            ET.SubElement(normalize, "VendorOption", {"name": option}).text = value
+
+
+def _text(parent: ET.Element, name: str, value: str) -> None:
+    ET.SubElement(parent, name).text = xml_text(value)
+
+
+def xml_text(text: str) -> str:
+    """The text without characters that XML can't hold, not even escaped."""
+    return _NOT_XML.sub("\ufffd", text)
