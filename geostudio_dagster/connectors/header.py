@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from shapely.geometry import Polygon, box
 
 from geostudio_dagster.errors import TaskError
 from geostudio_dagster.models.bundle import BundleManifest
+from geostudio_dagster.raster.scene import Scene
 
 _GDAL = {
     "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
@@ -31,6 +33,7 @@ _GDAL = {
 _BLOCK_BYTES = 1 << 30
 _EDGE_POINTS = 16
 _HALF_TURN = 180
+_SLACK = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,14 +72,14 @@ def check_scene(path: Path, shown: str, manifest: BundleManifest | None = None) 
 
     Raises:
         TaskError: ``not_a_raster``, ``not_georeferenced``, ``too_large`` (one block would not
-            fit in memory) or ``too_few_bands``.
+            fit in memory), ``too_few_bands``, or whatever else the prediction would refuse.
     """
     with _opened(path, shown) as scene:
         _check_pixels(scene, shown)
         _check_georeference(scene, shown)
         header = _header(scene)
         if manifest is not None:
-            _check_bands(header, manifest, shown)
+            _check_as_model_input(path, manifest, shown)
         return header
 
 
@@ -165,23 +168,15 @@ def _check_georeference(scene: Any, shown: str) -> None:
     raise TaskError("not_georeferenced", f"{shown} {problem}.")
 
 
-def _check_bands(header: SceneHeader, manifest: BundleManifest, shown: str) -> None:
-    wanted = [band.name for band in manifest.bands]
-    named = {name.lower() for name in header.bands if name}
-    missing = [name for name in wanted if name.lower() not in named]
-    if not missing:
-        return
-    count = len(header.bands) // manifest.dates
-    needed = 1 + max(
-        place if band.index is None else band.index for place, band in enumerate(manifest.bands)
-    )
-    if count < needed:
-        have = ", ".join(name or f"band {i}" for i, name in enumerate(header.bands[:12], start=1))
-        raise TaskError(
-            "too_few_bands",
-            f"{shown} has {len(header.bands)} bands ({have}), but the model {manifest.name} needs "
-            f"{', '.join(wanted)}.",
-        )
+def _check_as_model_input(path: Path, manifest: BundleManifest, shown: str) -> None:
+    """Open the scene as the prediction will, so that what it refuses is refused here."""
+    try:
+        with Scene(path, manifest.model_copy(update={"dates": 1})):
+            pass
+    except TaskError as error:
+        # The file of a remote scene is named by a digest; people know it by its address.
+        message = str(error).replace(path.name, shown)
+        raise TaskError(error.code, message, retryable=error.retryable) from error
 
 
 def _header(scene: Any) -> SceneHeader:
@@ -221,16 +216,17 @@ def _footprint(
         return None
     if not all(math.isfinite(value) for value in (*longitudes, *latitudes)):
         return None
-    if max(longitudes) - min(longitudes) > _HALF_TURN:
+    if max(longitudes) > _HALF_TURN + _SLACK:  # a grid that counts from 0 to 360
         return _cut_at_date_line(longitudes, latitudes)
+    if any(abs(x - y) > _HALF_TURN for x, y in pairwise(longitudes)):
+        east_of_it = [x + 2 * _HALF_TURN if x < 0 else x for x in longitudes]
+        return _cut_at_date_line(east_of_it, latitudes)
     return {"type": "Polygon", "coordinates": [_closed_ring(longitudes, latitudes)]}
 
 
 def _cut_at_date_line(longitudes: list[float], latitudes: list[float]) -> dict[str, Any]:
-    """The two halves of a scene that crosses 180 degrees (RFC 7946, section 3.1.9)."""
-    ring = Polygon(
-        (x + 2 * _HALF_TURN if x < 0 else x, y) for x, y in zip(longitudes, latitudes, strict=True)
-    )
+    """A scene that crosses 180 degrees, as two halves (RFC 7946, section 3.1.9)."""
+    ring = Polygon(zip(longitudes, latitudes, strict=True))
     halves = []
     for west in (-_HALF_TURN, _HALF_TURN):
         half = ring.intersection(box(west, -90, west + 2 * _HALF_TURN, 90))

@@ -189,7 +189,7 @@ class _Landscape:
             weight * self._smooth(grid, row, rows, shift)
             for weight, grid in zip((1.0, 0.45, 0.2), self._clouds, strict=True)
         )
-        return _ramp(np.asarray(total, dtype=np.float32), 0.8, 1.1)
+        return _ramp(np.asarray(total, dtype=np.float32), 0.95, 1.2)
 
     def _outside(self, row: int, rows: int) -> NDArray[np.bool_]:
         """The slanted edge of the swath, without data."""
