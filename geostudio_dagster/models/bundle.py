@@ -19,6 +19,7 @@ from geostudio_dagster.storage import sha256_of
 
 MANIFEST = "bundle.yaml"
 NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_-]{0,99}$")
+_LEAST_CLASSES = 2
 _COLOUR = re.compile(r"^#[0-9A-Fa-f]{6}$")
 
 Runtime = Literal["torchscript", "torch_export", "terratorch"]
@@ -114,7 +115,14 @@ class BundleManifest(_Strict):
     ramp: tuple[ColourStop, ...] = ()
     unit: str = ""
     nodata: float | None = Field(default=None, description="Input nodata where the scene has none.")
-    fill: float = Field(default=0.0, description="What the model sees in invalid pixels, normalised.")
+    scale_tags: bool | None = Field(
+        default=None,
+        description="Whether scale and offset tags of the scene's bands are applied first. "
+        "By default they are, except for terratorch, which ignored them when it trained.",
+    )
+    fill: float = Field(
+        default=0.0, description="What the model sees in invalid pixels, normalised."
+    )
     licence: str = ""
 
     @field_validator("name")
@@ -135,7 +143,7 @@ class BundleManifest(_Strict):
     def _consistent(self) -> Self:
         if self.task == "segmentation":
             values = [item.value for item in self.classes]
-            if len(values) < 2 or values != list(range(len(values))):
+            if len(values) < _LEAST_CLASSES or values != list(range(len(values))):
                 raise ValueError("segmentation needs classes with values 0, 1, 2, ... in order")
         elif self.classes:
             raise ValueError("regression takes a ramp, not classes")
@@ -145,6 +153,11 @@ class BundleManifest(_Strict):
         if len(set(names)) != len(names):
             raise ValueError("band names must differ")
         return self
+
+    @property
+    def scaled_by_tags(self) -> bool:
+        """Whether a pixel's value is what the scene's scale and offset tags make of it."""
+        return self.runtime != "terratorch" if self.scale_tags is None else self.scale_tags
 
     @property
     def rgb_bands(self) -> tuple[int, int, int] | None:

@@ -1,0 +1,71 @@
+"""Loaded models of this process, so that all its tasks and shards load each bundle once."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from typing import TYPE_CHECKING
+
+from geostudio_dagster.models.bundle import Bundle
+
+if TYPE_CHECKING:
+    from geostudio_dagster.models.runtime import Model
+
+CAPACITY = 2
+
+_Key = tuple[str, str]
+
+
+class ModelCache:
+    """Keeps the models used last, by digest and device. Threads may share it."""
+
+    def __init__(self, capacity: int = CAPACITY) -> None:
+        self.loads = 0
+        self._capacity = capacity
+        self._models: OrderedDict[_Key, Model] = OrderedDict()
+        self._lock = threading.Lock()
+        self._loading: dict[_Key, threading.Lock] = {}
+
+    def get(self, bundle: Bundle, device: str) -> Model:
+        """The loaded model; whoever asks first loads it, others of the same key wait for that.
+
+        Raises:
+            TaskError: as for :func:`geostudio_dagster.models.runtime.load_runtime`.
+        """
+        key = bundle.digest, device
+        with self._lock:
+            gate = self._loading.setdefault(key, threading.Lock())
+        with gate:
+            model = self._recall(key)
+            return model if model is not None else self._load(bundle, device)
+
+    def clear(self) -> None:
+        """Forget all models."""
+        with self._lock:
+            self._models.clear()
+
+    def _recall(self, key: _Key) -> Model | None:
+        with self._lock:
+            model = self._models.get(key)
+            if model is not None:
+                self._models.move_to_end(key)
+            return model
+
+    def _load(self, bundle: Bundle, device: str) -> Model:
+        from geostudio_dagster.models.runtime import load_runtime
+
+        model = load_runtime(bundle, device)
+        with self._lock:
+            self.loads += 1
+            self._models[bundle.digest, device] = model
+            while len(self._models) > self._capacity:
+                self._models.popitem(last=False)
+        return model
+
+
+MODELS = ModelCache()
+
+
+def loaded(bundle: Bundle, device: str = "cpu") -> Model:
+    """The bundle's model on ``device``, from this process's cache."""
+    return MODELS.get(bundle, device)

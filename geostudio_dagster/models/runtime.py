@@ -1,0 +1,139 @@
+"""Runtimes: how each kind of bundle becomes a function from pixels to outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from geostudio_dagster.errors import TaskError
+from geostudio_dagster.models.bundle import Bundle
+from geostudio_dagster.models.exported import load_exported, load_scripted
+from geostudio_dagster.models.terratorch import load_terratorch
+
+_LOADERS: dict[str, Callable[[Bundle, str], tuple[nn.Module, int | None]]] = {
+    "torchscript": load_scripted,
+    "torch_export": load_exported,
+    "terratorch": load_terratorch,
+}
+_OUTPUT_KEYS = ("output", "logits", "out", "prediction")
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A loaded bundle: call it with a batch.
+
+    Attributes:
+        channels: of the output; as many as classes for a segmentation.
+        batch_size: the only batch size that the model takes, or None for any.
+        device: where its weights are.
+    """
+
+    module: nn.Module
+    channels: int
+    batch_size: int | None
+    device: str
+    dates: int
+    binary: bool
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """Outputs of normalised pixels.
+
+        Takes float32 (N, dates x bands, H, W), ordered by date, then by band; models of several
+        dates see it as (N, bands, dates, H, W). Gives float32 (N, channels, H, W) on ``device``:
+        class scores for a segmentation, values for a regression.
+        """
+        pixels = pixels.to(self.device, non_blocking=True)
+        if self.dates > 1:
+            pixels = pixels.view(len(pixels), self.dates, -1, *pixels.shape[2:]).transpose(1, 2)
+        else:
+            # Convolutions are up to 1.4 times as fast with the channels last.
+            pixels = pixels.contiguous(memory_format=torch.channels_last)
+        output = as_tensor(self.module(pixels)).float()
+        if output.ndim == 3:  # noqa: PLR2004 - (N, H, W)
+            output = output.unsqueeze(1)
+        if self.binary:
+            # One logit of the second class; the first has the score 0.
+            output = torch.cat([torch.zeros_like(output), output], dim=1)
+        return output
+
+
+def load_runtime(bundle: Bundle, device: str = "cpu") -> Model:
+    """Load the bundle's weights and try them on one empty patch.
+
+    Raises:
+        TaskError: ``model_unusable``, weights that don't load, don't fit the configuration, or
+            give an output that isn't what the manifest says.
+    """
+    manifest = bundle.manifest
+    try:
+        module, batch_size = _LOADERS[manifest.runtime](bundle, device)
+    except TaskError:
+        raise
+    except Exception as error:
+        # Loaders of torch raise whatever they meet in a foreign file.
+        raise TaskError(
+            "model_unusable",
+            f"{manifest.weights} of model {manifest.name} can't be loaded as "
+            f"{manifest.runtime}: {_first_line(error)}.",
+        ) from error
+    model = Model(module, 1, batch_size, device, manifest.dates, binary=False)
+    channels = _try(model, bundle)
+    binary = manifest.task == "segmentation" and channels == 1 and len(manifest.classes) == 2  # noqa: PLR2004
+    expected = len(manifest.classes)
+    if manifest.task == "segmentation" and not binary and channels != expected:
+        raise TaskError(
+            "model_unusable",
+            f"Model {manifest.name} gives {channels} channels but its manifest has {expected} "
+            "classes; correct the list of classes.",
+        )
+    channels = 2 if binary else channels
+    return Model(module, channels, batch_size, device, manifest.dates, binary)
+
+
+def _try(model: Model, bundle: Bundle) -> int:
+    """Channels of the output for one batch of zeros."""
+    manifest = bundle.manifest
+    size, planes = manifest.patch.size, manifest.dates * len(manifest.bands)
+    pixels = torch.zeros((model.batch_size or 1, planes, size, size))
+    given = f"{planes} planes of {size} x {size} pixels"
+    try:
+        with torch.inference_mode():
+            output = model(pixels)
+    except Exception as error:
+        raise TaskError(
+            "model_unusable",
+            f"Model {manifest.name} does not take {given}, as its manifest says "
+            f"(bands, dates, patch.size): {_first_line(error)}.",
+        ) from error
+    if output.ndim != 4 or output.shape[0] != len(pixels) or output.shape[2:] != (size, size):  # noqa: PLR2004
+        raise TaskError(
+            "model_unusable",
+            f"Model {manifest.name} makes {tuple(output.shape)} of {tuple(pixels.shape)}; it must "
+            "keep the batch, height and width.",
+        )
+    return int(output.shape[1])
+
+
+def as_tensor(output: Any) -> Tensor:
+    """The tensor in what a model returned: itself, its field ``output``, or its first entry."""
+    if isinstance(output, Tensor):
+        return output
+    if isinstance(output, Mapping):
+        for key in _OUTPUT_KEYS:
+            if key in output:
+                return as_tensor(output[key])
+        return as_tensor(next(iter(output.values())))
+    if isinstance(output, list | tuple) and output:
+        return as_tensor(output[0])
+    if hasattr(output, "output"):
+        return as_tensor(output.output)
+    raise TypeError(f"the model returns {type(output).__name__}, not a tensor")
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0].rstrip('.')}" if lines else type(error).__name__

@@ -1,0 +1,144 @@
+"""Reading side of the engine: from a scene to normalised batches, in patch order.
+
+This runs in a thread of its own, a few batches ahead of the forward pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geostudio_dagster.prediction.report import StageClock
+from geostudio_dagster.raster.patches import Box, PatchGrid
+from geostudio_dagster.raster.scene import Scene
+from geostudio_dagster.raster.strips import SceneStrip
+
+# An all-nodata region makes no patches but still rows; they must not pile up in one batch.
+_MOST_ROWS_PER_BATCH = 8
+
+
+@dataclass(frozen=True, slots=True)
+class RowStart:
+    """The patches of grid row ``row`` come next.
+
+    ``valid`` (rows, columns of the core) are the core's pixel rows from ``top`` on that this
+    grid row is the first to cover.
+    """
+
+    row: int
+    top: int
+    valid: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Patch:
+    """One patch: its row and column in the grid. Its pixels are the batch's next slot."""
+
+    row: int
+    col: int
+
+
+@dataclass(slots=True)
+class Batch:
+    """Patches that go through the model together, and the row starts in between.
+
+    ``pixels`` is float32 (batch size, channels, size, size), always of full size, so that a
+    patch gives the same numbers whatever it is computed with; slots from ``used`` on are left over.
+    """
+
+    pixels: NDArray[np.float32]
+    events: list[RowStart | Patch] = field(default_factory=list)
+    used: int = 0
+
+    @property
+    def full(self) -> bool:
+        """Whether it should be handed over."""
+        rows = len(self.events) - self.used
+        return self.used == len(self.pixels) or rows >= _MOST_ROWS_PER_BATCH
+
+
+class BatchReader:
+    """Batches of the patches that contribute to ``core``, in row-major patch order."""
+
+    def __init__(
+        self,
+        scene: Scene,
+        grid: PatchGrid,
+        core: Box,
+        *,
+        batch_size: int,
+        fill: float,
+        clock: StageClock,
+    ) -> None:
+        self._scene = scene
+        self._grid = grid
+        self._core = core
+        self._batch_size = batch_size
+        self._fill = np.float32(fill)
+        self._clock = clock
+        self.skipped = 0
+
+    def batches(self) -> Iterator[Batch]:
+        """Read the scene once, downwards. Batches run across the ends of rows of patches."""
+        grid, core = self._grid, self._core
+        rows, cols = grid.within(core)
+        strip = self._strip(rows, cols)
+        batch = self._empty()
+        covered = core.row
+        for row in rows:
+            with self._clock.measure("read"):
+                strip.advance(grid.rows.starts[row])
+            bottom = min(grid.rows.extent(row)[1], core.bottom)
+            valid = strip.valid(Box(core.col, covered, core.width, bottom - covered))
+            batch.events.append(RowStart(row, covered, valid))
+            covered = bottom
+            for col in cols:
+                self._put(batch, strip, row, col)
+                if batch.full:
+                    yield batch
+                    batch = self._empty()
+        if batch.events:
+            yield batch
+
+    def _strip(self, rows: range, cols: range) -> SceneStrip:
+        """The part of the scene that the patches of these rows and columns lie in."""
+        grid = self._grid
+        top, left = grid.rows.starts[rows[0]], grid.cols.starts[cols[0]]
+        bottom = min(grid.rows.starts[rows[-1]] + grid.size, grid.height)
+        right = min(grid.cols.starts[cols[-1]] + grid.size, grid.width)
+        return SceneStrip(self._scene, (left, right), (top, bottom), grid.size)
+
+    def _empty(self) -> Batch:
+        shape = (self._batch_size, len(self._scene.channels), self._grid.size, self._grid.size)
+        return Batch(np.zeros(shape, dtype=np.float32))
+
+    def _put(self, batch: Batch, strip: SceneStrip, row: int, col: int) -> None:
+        """Cut and normalise one patch into the batch, unless it has nothing to say."""
+        with self._clock.measure("normalise"):
+            grid = self._grid
+            raw, valid = strip.patch(grid.rows.starts[row], grid.cols.starts[col])
+            if not self._matters(valid, row, col):
+                self.skipped += 1
+                return
+            planes = batch.pixels[batch.used]
+            for channel, source, plane in zip(self._scene.channels, raw, planes, strict=True):
+                # A plane of a patch stays in cache between the two passes.
+                np.subtract(source, channel.centre, out=plane, dtype=np.float32, casting="unsafe")
+                np.multiply(plane, np.float32(channel.gain), out=plane)
+            if not valid.all():
+                planes[:, ~valid] = self._fill
+        batch.events.append(Patch(row, col))
+        batch.used += 1
+
+    def _matters(self, valid: NDArray[np.bool_], row: int, col: int) -> bool:
+        """Whether any valid pixel of the core gets a contribution from this patch."""
+        grid, core = self._grid, self._core
+        top, left = grid.rows.starts[row], grid.cols.starts[col]
+        low, high = grid.rows.extent(row)
+        first, last = grid.cols.extent(col)
+        rows = slice(max(low, core.row) - top, min(high, core.bottom) - top)
+        cols = slice(max(first, core.col) - left, min(last, core.right) - left)
+        return bool(valid[rows, cols].any())

@@ -1,0 +1,296 @@
+"""From a scene to a prediction, in constant memory: read, normalise, forward pass, blend, write.
+
+A reading thread makes batches a little ahead; this thread (or its workers) runs the model and
+blends; finished rows go to a scratch file, which becomes a COG at the end. Wide scenes are
+worked in panels, each of which is a window of the scene's one patch grid.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import rasterio
+
+from geostudio_dagster.errors import Cancelled, TaskError
+from geostudio_dagster.models.bundle import Bundle
+from geostudio_dagster.models.cache import loaded
+from geostudio_dagster.prediction.batches import Batch, BatchReader, Patch
+from geostudio_dagster.prediction.options import PredictOptions, usable_cores
+from geostudio_dagster.prediction.readahead import read_ahead
+from geostudio_dagster.prediction.report import PredictionReport, StageClock, peak_rss
+from geostudio_dagster.raster.cog import BLOCK, write_cog
+from geostudio_dagster.raster.patches import Box, PatchGrid
+from geostudio_dagster.raster.scene import Scene, Source
+from geostudio_dagster.raster.strips import load_rows
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from geostudio_dagster.models.runtime import Model
+    from geostudio_dagster.prediction.blend import Blender
+    from geostudio_dagster.prediction.forward import ForwardPlan
+    from geostudio_dagster.prediction.output import PredictionFile
+
+_GDAL_CACHE = 64 * 1024**2  # bytes, unlike the environment variable, which is in megabytes
+_STAGES = ("model", "read", "normalise", "stall", "forward", "blend", "write", "cog")
+_VERSIONS = ("geostudio-dagster", "torch", "rasterio", "numpy")
+
+Progress = Callable[[int, int], None]
+
+
+def predict(
+    source: Source,
+    bundle: Bundle,
+    target: Path,
+    *,
+    scratch: Path,
+    window: tuple[int, int, int, int] | None = None,
+    tags: Mapping[str, str] | None = None,
+    options: PredictOptions | None = None,
+    progress: Progress | None = None,
+    cancelled: Callable[[], bool] | None = None,
+) -> PredictionReport:
+    """Predict a scene, or a window of it, into ``target``, a COG on the scene's grid.
+
+    Args:
+        source: a GeoTIFF; or one per date; or the files of one scene's bands.
+        bundle: the model.
+        target: appears only when complete; equal bytes whenever made again.
+        scratch: a folder for temporary files, on the file system of ``target`` at best.
+        window: column, row, width and height in the scene's pixels. Its pixels come out as
+            they would if the whole scene were predicted.
+        tags: further tags of the file, such as ``GEOSTUDIO_REQUEST``.
+        options: precision, batch size, device and the like.
+        progress: called with the done and all pixels of the window, from this thread.
+        cancelled: asked between batches.
+
+    Raises:
+        TaskError: the scene or the model can't be used; see :class:`Scene` and
+            :func:`load_runtime` for the codes.
+        Cancelled: ``cancelled`` said so; nothing is left at ``target``.
+    """
+    options = options or PredictOptions()
+    clock = StageClock(*_STAGES)
+    decoders = max(1, min(4, usable_cores() // 4))
+    with (
+        rasterio.Env(GDAL_CACHEMAX=_GDAL_CACHE),
+        Scene(source, bundle.manifest, decoders) as scene,
+    ):
+        core = scene.core(window)
+        # Only now: importing torch costs a second, which a scene that can't be read needn't pay.
+        from geostudio_dagster.prediction.forward import choose_device, plan_forward
+
+        with clock.measure("model"):
+            model = loaded(bundle, choose_device(options))
+        plan = plan_forward(options, model)
+        run = _Run(
+            scene,
+            core,
+            bundle=bundle,
+            model=model,
+            plan=plan,
+            options=options,
+            clock=clock,
+        )
+        path = scratch / f"{target.stem}.scratch.tif"
+        try:
+            output = run.into(path, dict(tags or {}), progress, cancelled)
+            scene.check_unchanged()
+            _stop_if(cancelled)
+            with clock.measure("cog"):
+                write_cog(path, target, output.overviews, threads=min(usable_cores(), 4))
+        finally:
+            path.unlink(missing_ok=True)
+        return run.report(output)
+
+
+class _Run:
+    """One prediction under way."""
+
+    def __init__(
+        self,
+        scene: Scene,
+        core: Box,
+        *,
+        bundle: Bundle,
+        model: Model,
+        plan: ForwardPlan,
+        options: PredictOptions,
+        clock: StageClock,
+    ) -> None:
+        self._scene = scene
+        self._core = core
+        self._bundle = bundle
+        self._model = model
+        self._plan = plan
+        self._clock = clock
+        self._memory = options.memory
+        self._grid = _patch_grid(scene, bundle, options)
+        self._patches = 0
+        self._skipped = 0
+
+    def into(
+        self,
+        path: Path,
+        tags: dict[str, str],
+        progress: Progress | None,
+        cancelled: Callable[[], bool] | None,
+    ) -> PredictionFile:
+        """Predict every panel of the core into the scratch raster at ``path``."""
+        from geostudio_dagster.prediction.output import PredictionFile
+
+        output = PredictionFile(
+            path,
+            self._scene,
+            self._core,
+            manifest=self._bundle.manifest,
+            channels=self._model.channels,
+            clock=self._clock,
+        )
+        with output.raster:
+            output.describe(tags | self._tags())
+            sink = _Progressing(output, self._core, progress)
+            for panel in self._panels():
+                self._predict_panel(panel, sink, cancelled)
+        return output
+
+    def _predict_panel(
+        self, panel: Box, sink: _Progressing, cancelled: Callable[[], bool] | None
+    ) -> None:
+        from geostudio_dagster.prediction.blend import Blender
+        from geostudio_dagster.prediction.forward import ForwardPass
+
+        reader = BatchReader(
+            self._scene,
+            self._grid,
+            panel,
+            batch_size=self._plan.batch_size,
+            fill=self._bundle.manifest.fill,
+            clock=self._clock,
+        )
+        blender = Blender(self._grid, panel, self._model.channels, self._model.device, sink)
+        forward = ForwardPass(self._model, self._plan, self._clock)
+        with read_ahead(reader.batches(), self._clock) as batches:
+            for batch, outputs in forward.over(_until(cancelled, batches)):
+                self._patches += batch.used
+                _blend(batch, outputs, blender, self._clock)
+        blender.finish()
+        self._skipped += reader.skipped
+
+    def report(self, output: PredictionFile) -> PredictionReport:
+        """What happened, once the output is in place."""
+        core, plan, grid = self._core, self._plan, self._grid
+        pixels = core.width * core.height
+        west, north = output.transform * (0, 0)
+        east, south = output.transform * (core.width, core.height)
+        return PredictionReport(
+            pixels=pixels,
+            patches=self._patches,
+            skipped_patches=self._skipped,
+            batch_size=plan.batch_size,
+            workers=plan.workers,
+            threads=plan.threads,
+            device=plan.device,
+            dtype=plan.dtype,
+            patch=grid.size,
+            overlap=grid.overlap,
+            trim=grid.trim,
+            seconds=self._clock.seconds | {"total": self._clock.total()},
+            nodata_fraction=output.nodata_pixels / pixels,
+            class_counts=output.class_counts(),
+            bounds=(west, min(south, north), east, max(south, north)),
+            crs=self._scene.crs.to_string(),
+            shape=(output.bands, core.height, core.width),
+            peak_rss=peak_rss(),
+            versions={name: importlib.metadata.version(name) for name in _VERSIONS},
+        )
+
+    def _tags(self) -> dict[str, str]:
+        """What the file says of its making. Nothing here may depend on time or chance."""
+        plan, grid, manifest = self._plan, self._grid, self._bundle.manifest
+        return {
+            "GEOSTUDIO_MODEL": manifest.name,
+            "GEOSTUDIO_DIGEST": self._bundle.digest,
+            "GEOSTUDIO_BATCH": str(plan.batch_size),
+            "GEOSTUDIO_DTYPE": plan.dtype,
+            "GEOSTUDIO_DEVICE": plan.device,
+            "GEOSTUDIO_THREADS": f"{plan.workers}x{plan.threads}",
+            "GEOSTUDIO_PATCH": str(grid.size),
+            "GEOSTUDIO_OVERLAP": str(grid.overlap),
+            "GEOSTUDIO_TRIM": str(grid.trim),
+            "GEOSTUDIO_BANDS": ",".join(band.name for band in manifest.bands),
+            "GEOSTUDIO_SCALE_TAGS": "applied" if manifest.scaled_by_tags else "ignored",
+        }
+
+    def _panels(self) -> Iterator[Box]:
+        """The core cut into columns that fit the memory; one, unless it is very wide."""
+        core, size = self._core, self._grid.size
+        rows = size + load_rows(self._scene)
+        per_column = rows * (len(self._scene.channels) * self._scene.dtype.itemsize + 1)
+        per_column += size * (4 * self._model.channels + 1)
+        widest = max(self._memory // per_column - 2 * size, 2 * size, BLOCK)
+        count = -(-core.width // widest)
+        # Edges on the output's tiles, so that no tile is written twice.
+        step = -(-core.width // (count * BLOCK)) * BLOCK
+        for left in range(0, core.width, step):
+            yield Box(core.col + left, core.row, min(step, core.width - left), core.height)
+
+
+class _Progressing:
+    """A row sink that tells how far it is."""
+
+    def __init__(self, output: PredictionFile, core: Box, progress: Progress | None) -> None:
+        self._output = output
+        self._progress = progress
+        self._done = 0
+        self._all = core.width * core.height
+
+    def write(self, box: Box, blended: Tensor, valid: NDArray[np.bool_]) -> None:
+        """Write the rows and count them."""
+        self._output.write(box, blended, valid)
+        self._done += box.width * box.height
+        if self._progress:
+            self._progress(self._done, self._all)
+
+
+def _patch_grid(scene: Scene, bundle: Bundle, options: PredictOptions) -> PatchGrid:
+    patch = bundle.manifest.patch
+    size = options.patch or patch.size
+    overlap = patch.overlap if options.overlap is None else options.overlap
+    trim = patch.trim if options.trim is None else options.trim
+    if overlap >= size or 2 * trim > overlap or trim < 0:
+        raise TaskError(
+            "bad_patches",
+            f"Patches of {size} pixels can't overlap by {overlap} with {trim} trimmed; overlap "
+            "must be below the patch's side and at least twice the trim.",
+        )
+    return PatchGrid(scene.height, scene.width, size, overlap, trim)
+
+
+def _blend(batch: Batch, outputs: Tensor | None, blender: Blender, clock: StageClock) -> None:
+    """Take a batch's events in order: rows begin, patches add up."""
+    slot = 0
+    for event in batch.events:
+        if isinstance(event, Patch):
+            assert outputs is not None, "a batch with patches has outputs"  # noqa: S101
+            with clock.measure("blend"):
+                blender.add(event, outputs[slot])
+            slot += 1
+        else:
+            blender.start(event)
+
+
+def _until(cancelled: Callable[[], bool] | None, batches: Iterator[Batch]) -> Iterator[Batch]:
+    for batch in batches:
+        _stop_if(cancelled)
+        yield batch
+
+
+def _stop_if(cancelled: Callable[[], bool] | None) -> None:
+    if cancelled is not None and cancelled():
+        raise Cancelled("The prediction was stopped; nothing of it was kept.")

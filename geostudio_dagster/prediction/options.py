@@ -1,0 +1,49 @@
+"""What a caller may choose about a prediction; the defaults depend on the machine only."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Literal
+
+Precision = Literal["exact", "auto"]
+
+
+@dataclass(frozen=True, slots=True)
+class PredictOptions:
+    """Choices of one prediction. None means: what suits the machine and the bundle.
+
+    Attributes:
+        device: ``cpu``, ``cuda``, ``cuda:1``; None takes a GPU where there is one.
+        precision: ``exact`` is float32; ``auto`` is bfloat16 where the processor has it.
+        batch_size: patches per forward pass.
+        workers: forward passes at the same time, each in its own thread.
+        threads: threads within one forward pass.
+        patch: side of the model's input square, pixels; None is the bundle's.
+        overlap: pixels that neighbouring patches share; None is the bundle's.
+        trim: pixels without weight at inner patch edges; None is the bundle's.
+        memory: bytes for the pixels in flight; wider scenes are worked in panels.
+    """
+
+    device: str | None = None
+    precision: Precision = "exact"
+    batch_size: int | None = None
+    workers: int | None = None
+    threads: int | None = None
+    patch: int | None = None
+    overlap: int | None = None
+    trim: int | None = None
+    memory: int = 96 * 1024**2
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "workers", "threads", "patch"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, not {value}")
+
+
+def usable_cores() -> int:
+    """Processor cores that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

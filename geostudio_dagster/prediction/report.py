@@ -1,0 +1,88 @@
+"""What a prediction did: counts, seconds by stage, and what it was made with."""
+
+from __future__ import annotations
+
+import dataclasses
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+
+class StageClock:
+    """Seconds by stage. Stages overlap in time (threads), so they need not add up to the total.
+
+    Each stage belongs to one thread, so nothing is locked.
+    """
+
+    def __init__(self, *stages: str) -> None:
+        self.seconds = dict.fromkeys(stages, 0.0)
+        self._started = time.perf_counter()
+
+    @contextmanager
+    def measure(self, stage: str) -> Iterator[None]:
+        """Add the time of the body to ``stage``."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.add(stage, time.perf_counter() - began)
+
+    def add(self, stage: str, seconds: float) -> None:
+        """Add a duration to ``stage``."""
+        self.seconds[stage] += seconds
+
+    def total(self) -> float:
+        """Seconds since the clock was made."""
+        return time.perf_counter() - self._started
+
+
+@dataclass(frozen=True, slots=True)
+class PredictionReport:
+    """Facts about one finished prediction.
+
+    Attributes:
+        pixels: pixels of the window, valid or not.
+        patches: patches that went through the model.
+        skipped_patches: patches without a single valid pixel, which did not.
+        seconds: wall seconds by stage: total, model, read, normalise, forward, blend, write,
+            cog, and stall, the time in which the forward loop waited for pixels.
+        nodata_fraction: share of the window's pixels that are nodata in the output.
+        class_counts: pixels by class value; None for a regression.
+        bounds: west, south, east, north in the units of ``crs``.
+        shape: bands, height, width of the output.
+        peak_rss: largest resident memory of the process so far, bytes.
+    """
+
+    pixels: int
+    patches: int
+    skipped_patches: int
+    batch_size: int
+    workers: int
+    threads: int
+    device: str
+    dtype: str
+    patch: int
+    overlap: int
+    trim: int
+    seconds: dict[str, float]
+    nodata_fraction: float
+    class_counts: dict[int, int] | None
+    bounds: tuple[float, float, float, float]
+    crs: str
+    shape: tuple[int, int, int]
+    peak_rss: int
+    versions: dict[str, str]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report as JSON-ready values."""
+        return dataclasses.asdict(self)
+
+
+def peak_rss() -> int:
+    """Largest resident memory of this process so far, bytes."""
+    largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return largest if sys.platform == "darwin" else largest * 1024

@@ -1,0 +1,1 @@
+"""Rasters: patch grids, windowed reading, masks, COG writing, mosaics and previews."""

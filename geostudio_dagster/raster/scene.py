@@ -1,0 +1,298 @@
+"""A scene opened for reading: one grid, the bands that a model wants, and which pixels count."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import rasterio
+from affine import Affine
+from numpy.typing import NDArray
+from rasterio.enums import ColorInterp, MaskFlags
+from rasterio.errors import RasterioError
+from rasterio.windows import Window
+
+from geostudio_dagster.errors import TaskError
+from geostudio_dagster.models.bundle import Band, BundleManifest
+from geostudio_dagster.raster.bands import choose_bands
+from geostudio_dagster.raster.patches import Box
+
+# One file, or several: one per date, or the files of a scene's bands, or both.
+Source = Path | str | Sequence[Path | str]
+
+# A VRT or a driver with side effects must never be opened for a user.
+DRIVER = "GTiff"
+_NAME_TAGS = ("name", "band_name", "bandname", "long_name", "common_name")
+
+
+@dataclass(frozen=True, slots=True)
+class Channel:
+    """One plane that the model sees: a band of one file, and how its pixels are normalised.
+
+    The model sees ``(pixel - centre) * gain``, float32.
+    """
+
+    file: int
+    band: int  # 1-based, as GDAL counts
+    nodata: float | None
+    centre: float
+    gain: float
+
+
+class Scene:
+    """A raster, or several on one grid (dates, or band files), as the channels of a model.
+
+    Channels are ordered by date, then by the manifest's bands. Use it as a context manager, by
+    one thread at a time.
+
+    Raises:
+        TaskError: ``not_a_raster``, ``too_few_bands``, ``grids_differ``, ``no_georeference``,
+            ``rotated_grid``, ``wrong_dates`` or ``unsupported_pixels``.
+    """
+
+    def __init__(self, source: Source, manifest: BundleManifest, decode_threads: int = 1) -> None:
+        self.paths = _paths(source)
+        self._stack = ExitStack()
+        try:
+            self._files = [self._open(path, decode_threads) for path in self.paths]
+            self._stamps = [_stamp(path) for path in self.paths]
+            self._check_grids()
+            self.channels = self._choose(manifest)
+        except BaseException:
+            self._stack.close()
+            raise
+        first = self._files[0]
+        self.width: int = first.width
+        self.height: int = first.height
+        self.crs: Any = first.crs
+        self.transform: Affine = first.transform
+        self.bounds: tuple[float, float, float, float] = tuple(first.bounds)
+        self.block: tuple[int, int] = first.block_shapes[0]
+        used = [self._files[item.file].dtypes[item.band - 1] for item in self.channels]
+        self.dtype: np.dtype[Any] = np.result_type(*used)
+        if self.dtype.kind not in "uif":
+            raise TaskError(
+                "unsupported_pixels",
+                f"{self._name()} has {self.dtype} pixels; give real numbers, such as uint16.",
+            )
+        self._masks = self._find_masks()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stack.close()
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height, pixels."""
+        return self.width, self.height
+
+    def core(self, window: tuple[int, int, int, int] | None) -> Box:
+        """The window (column, row, width, height) as a box; None is the whole scene.
+
+        Raises:
+            TaskError: ``bad_window``, the window is empty or leaves the scene.
+        """
+        if window is None:
+            return Box(0, 0, self.width, self.height)
+        box = Box(*window)
+        inside = box.col >= 0 and box.row >= 0
+        inside = inside and box.right <= self.width and box.bottom <= self.height
+        if box.width < 1 or box.height < 1 or not inside:
+            raise TaskError(
+                "bad_window",
+                f"The window {tuple(box)} (column, row, width, height) is not inside "
+                f"{self._name()}, which has {self.width} x {self.height} pixels.",
+            )
+        return box
+
+    def read(self, box: Box, out: NDArray[Any], valid: NDArray[np.bool_]) -> None:
+        """Fill ``out`` (channels, height, width) with raw pixels and ``valid`` (height, width).
+
+        A pixel is valid where every channel of it is: not nodata, finite, not masked.
+
+        Raises:
+            TaskError: ``corrupt``, some block can't be decoded.
+        """
+        window = Window(box.col, box.row, box.width, box.height)
+        try:
+            self._read_channels(window, out)
+            valid[...] = True
+            for file, band in self._masks:
+                mask = self._files[file].read_masks(band, window=window)
+                np.logical_and(valid, mask, out=valid)
+        except (RasterioError, OSError) as error:
+            raise TaskError(
+                "corrupt",
+                f"{self._name()} can't be read at columns {box.col} to {box.right}, rows "
+                f"{box.row} to {box.bottom}: {error}. Upload the file again.",
+            ) from error
+        self._exclude_nodata(out, valid)
+
+    def check_unchanged(self) -> None:
+        """Make sure that no file was replaced or rewritten since it was opened.
+
+        Raises:
+            TaskError: ``input_changed``, retryable.
+        """
+        for path, stamp in zip(self.paths, self._stamps, strict=True):
+            if _stamp(path) != stamp:
+                raise TaskError(
+                    "input_changed",
+                    f"{Path(path).name} changed while it was read; try again when it is complete.",
+                    retryable=True,
+                )
+
+    def _read_channels(self, window: Window, out: NDArray[Any]) -> None:
+        first = 0
+        for number, run in groupby(self.channels, key=lambda channel: channel.file):
+            bands = [channel.band for channel in run]
+            # One call for all bands: a pixel-interleaved block is decoded once.
+            self._files[number].read(bands, window=window, out=out[first : first + len(bands)])
+            first += len(bands)
+
+    def _exclude_nodata(self, pixels: NDArray[Any], valid: NDArray[np.bool_]) -> None:
+        floating = self.dtype.kind == "f"
+        for plane, channel in zip(pixels, self.channels, strict=True):
+            if floating:
+                np.logical_and(valid, np.isfinite(plane), out=valid)
+            if channel.nodata is not None and not np.isnan(channel.nodata):
+                nodata = self.dtype.type(channel.nodata) if floating else channel.nodata
+                np.logical_and(valid, plane != nodata, out=valid)
+
+    def _open(self, path: Path | str, decode_threads: int) -> Any:
+        try:
+            file = rasterio.open(path, driver=DRIVER, NUM_THREADS=decode_threads)
+        except (RasterioError, OSError) as error:
+            raise TaskError(
+                "not_a_raster",
+                f"{Path(path).name} can't be opened as a GeoTIFF: {error}.",
+            ) from error
+        return self._stack.enter_context(file)
+
+    def _name(self) -> str:
+        return Path(self.paths[0]).name
+
+    def _check_grids(self) -> None:
+        first = self._files[0]
+        if first.crs is None or first.transform.is_identity:
+            raise TaskError(
+                "no_georeference",
+                f"{self._name()} has no coordinate reference system or no position; "
+                "add both, for example with gdal_translate -a_srs and -a_ullr.",
+            )
+        if first.transform.b or first.transform.d:
+            raise TaskError(
+                "rotated_grid",
+                f"{self._name()} is rotated against its coordinate axes; warp it north-up first.",
+            )
+        for path, file in zip(self.paths, self._files, strict=True):
+            same = file.transform.almost_equals(first.transform, 1e-9)
+            if (file.width, file.height) != (first.width, first.height) or not same:
+                problem = f"{file.width} x {file.height} pixels of {file.res[0]:g}"
+            elif file.crs != first.crs:
+                problem = f"CRS {file.crs}"
+            else:
+                continue
+            raise TaskError(
+                "grids_differ",
+                f"{Path(path).name} ({problem}) is not on the grid of {self._name()} "
+                f"({first.width} x {first.height} pixels of {first.res[0]:g}, CRS {first.crs}); "
+                "resample them to one grid.",
+            )
+
+    def _choose(self, manifest: BundleManifest) -> tuple[Channel, ...]:
+        channels: list[Channel] = []
+        for files in self._dates(manifest):
+            places = [(number, band) for number in files for band in self._bands(number)]
+            names = [_band_name(self._files[number], band) for number, band in places]
+            scene = " and ".join(Path(self.paths[number]).name for number in files)
+            chosen = choose_bands(manifest.bands, names, scene)
+            for wanted, place in zip(manifest.bands, chosen, strict=True):
+                channels.append(self._channel(manifest, wanted, *places[place]))
+        return tuple(channels)
+
+    def _dates(self, manifest: BundleManifest) -> list[range]:
+        """The files of each date: one or more per date, in the order they were given."""
+        files, dates = len(self._files), manifest.dates
+        if files % dates:
+            raise TaskError(
+                "wrong_dates",
+                f"Model {manifest.name} wants {dates} dates but got {files} files; "
+                f"give one file per date, oldest first.",
+            )
+        each = files // dates
+        return [range(start, start + each) for start in range(0, files, each)]
+
+    def _bands(self, number: int) -> list[int]:
+        """Bands of a file that hold data: an alpha band is a mask."""
+        kinds = self._files[number].colorinterp
+        return [band for band, kind in enumerate(kinds, start=1) if kind != ColorInterp.alpha]
+
+    def _channel(self, manifest: BundleManifest, band: Band, number: int, index: int) -> Channel:
+        file = self._files[number]
+        nodata = file.nodatavals[index - 1]
+        scale, offset = band.scale, band.offset
+        if manifest.scaled_by_tags:
+            offset += scale * file.offsets[index - 1]
+            scale *= file.scales[index - 1]
+        if not scale:
+            raise TaskError(
+                "zero_scale", f"Band {band.name} of {self._name()} has scale 0; correct its tags."
+            )
+        return Channel(
+            file=number,
+            band=index,
+            nodata=manifest.nodata if nodata is None else nodata,
+            # Centre and gain rather than gain and bias: no cancellation of large numbers.
+            centre=(band.mean - offset) / scale,
+            gain=scale / band.std,
+        )
+
+    def _find_masks(self) -> list[tuple[int, int]]:
+        """Mask bands to read beside the pixels: (file, band whose mask it is, or the alpha)."""
+        masks = []
+        for number in sorted({channel.file for channel in self.channels}):
+            file = self._files[number]
+            alphas = [
+                band
+                for band, kind in enumerate(file.colorinterp, start=1)
+                if kind == ColorInterp.alpha
+            ]
+            if MaskFlags.per_dataset in file.mask_flag_enums[0]:
+                masks.append((number, 1))
+            elif alphas:
+                masks.append((number, alphas[0]))
+        return masks
+
+
+def _paths(source: Source) -> tuple[Path | str, ...]:
+    return (source,) if isinstance(source, str | Path) else tuple(source)
+
+
+def _stamp(path: Path | str) -> tuple[int, int, int] | None:
+    try:
+        status = Path(path).stat()
+    except OSError:
+        return None  # not a local file
+    return status.st_mtime_ns, status.st_size, status.st_ino
+
+
+def _band_name(file: Any, band: int) -> str | None:
+    description = file.descriptions[band - 1]
+    if description:
+        return str(description)
+    tags = {key.lower(): value for key, value in file.tags(band).items()}
+    return next((tags[key] for key in _NAME_TAGS if tags.get(key)), None)
