@@ -201,7 +201,7 @@ class GeoServer:
             if number == 0:
                 method, query = "PUT", {"coverageName": name}
             else:
-                method, query = "POST", {"recalculate": "nativebbox,latlonbbox"}
+                method, query = "POST", {"updateBBox": "true"}
             self._rest.call(
                 method,
                 *self._store(name),

@@ -14,7 +14,8 @@ from tenacity import (
     Retrying,
     retry_if_exception,
     stop_after_attempt,
-    wait_exponential_jitter,
+    wait_exponential,
+    wait_random,
 )
 
 from geostudio_dagster.errors import TaskError
@@ -65,7 +66,8 @@ class GeoServerRest:
         )
         self._retrying = Retrying(
             stop=stop_after_attempt(attempts),
-            wait=wait_exponential_jitter(first_wait_s, _LONGEST_WAIT_S, jitter=first_wait_s / 2),
+            wait=wait_exponential(multiplier=first_wait_s, max=_LONGEST_WAIT_S)
+            + wait_random(0, first_wait_s / 2),
             retry=retry_if_exception(_is_transient),
             reraise=True,
         )
