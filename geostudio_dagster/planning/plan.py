@@ -11,7 +11,7 @@ from math import ceil, prod
 from threading import Lock
 from urllib.parse import urlsplit
 
-from geostudio_dagster.catalog.records import Plan, PlannedTask, RequestRecord
+from geostudio_dagster.catalog import Plan, PlannedTask, RequestRecord
 from geostudio_dagster.connectors.header import SceneHeader, window_footprint
 from geostudio_dagster.connectors.url import inspect
 from geostudio_dagster.errors import InvalidRequest
