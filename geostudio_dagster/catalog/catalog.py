@@ -1,0 +1,33 @@
+"""The whole catalog behind one name."""
+
+from __future__ import annotations
+
+from geostudio_dagster.catalog.artifacts import Artifacts
+from geostudio_dagster.catalog.claims import Claims
+from geostudio_dagster.catalog.dispatch import Dispatch
+from geostudio_dagster.catalog.publishing import Publishing
+from geostudio_dagster.catalog.registry import Registry
+from geostudio_dagster.catalog.reopening import Reopenings
+from geostudio_dagster.catalog.requests import Requests
+from geostudio_dagster.catalog.stopping import Stopping
+from geostudio_dagster.catalog.tasks import Tasks
+
+
+class Catalog(
+    Registry,
+    Requests,
+    Dispatch,
+    Claims,
+    Reopenings,
+    Publishing,
+    Stopping,
+    Tasks,
+    Artifacts,
+):
+    """Requests, tasks and what became of them, in SQLite or PostgreSQL.
+
+    In the order of a request's life: :class:`Registry` (its model), :class:`Requests` (written
+    and planned), :class:`Dispatch` (its shards go to runs), :class:`Claims` (a run works the
+    steps), :class:`Publishing` (layers), with :class:`Stopping` (cancel, retry) and
+    :class:`Reopenings` at any time; :class:`Tasks` and :class:`Artifacts` tell how it stands.
+    """

@@ -1,0 +1,148 @@
+"""The catalog's connection: SQLite in WAL for one machine, PostgreSQL for several."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any, Self
+
+from sqlalchemy import Connection, Engine, NullPool, create_engine, event
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError
+from sqlalchemy.orm import Session
+
+from geostudio_dagster.errors import InvalidRequest
+
+BUSY_TIMEOUT_S = 60.0
+_WRITES = "geostudio_writes"
+
+
+def utc_now() -> datetime:
+    """The present time, aware, UTC."""
+    return datetime.now(UTC)
+
+
+class Database:
+    """An engine that is safe under several processes and after a fork.
+
+    Every write is one transaction: on SQLite it holds the write lock from its first statement
+    (a transaction that first reads and then wants to write could not wait for the lock), on
+    PostgreSQL it locks the rows that it decides on.
+    """
+
+    def __init__(self, url: URL) -> None:
+        self._url = url
+        self._engine = _engine(url)
+        self._writer = self._engine.execution_options(**{_WRITES: True})
+
+    @classmethod
+    def open(cls, url: str) -> Self:
+        """A catalog at an SQLAlchemy URL; nothing is read or made yet.
+
+        Raises:
+            InvalidRequest: not a URL of a SQLite file or of PostgreSQL through psycopg2.
+        """
+        try:
+            parsed = make_url(url)
+        except ArgumentError:
+            raise _wrong_url("is not an SQLAlchemy URL") from None
+        if parsed.drivername in ("postgres", "postgresql"):
+            parsed = parsed.set(drivername="postgresql+psycopg2")
+        if parsed.drivername in ("sqlite", "sqlite+pysqlite"):
+            if parsed.database in (None, "", ":memory:"):
+                raise _wrong_url("is a SQLite database in memory, which processes cannot share")
+        elif parsed.drivername != "postgresql+psycopg2":
+            raise _wrong_url(f"names the driver {parsed.drivername}")
+        return cls(parsed)
+
+    def migrate(self) -> None:
+        """Bring the tables to this version; several processes may do so at once."""
+        from geostudio_dagster.catalog.migration import migrate
+
+        migrate(self._writer)
+
+    def close(self) -> None:
+        """Let go of every connection."""
+        self._engine.dispose()
+
+    @contextmanager
+    def _read(self) -> Iterator[Session]:
+        with Session(self._engine, expire_on_commit=False) as session, session.begin():
+            yield session
+
+    @contextmanager
+    def _write(self) -> Iterator[Session]:
+        with Session(self._writer, expire_on_commit=False) as session, session.begin():
+            yield session
+
+
+def _wrong_url(problem: str) -> InvalidRequest:
+    return InvalidRequest(
+        "database_url",
+        problem,
+        "use sqlite:////folder/catalog.db or postgresql+psycopg2://user@host/database",
+    )
+
+
+def _engine(url: URL) -> Engine:
+    if url.get_backend_name() == "sqlite":
+        engine = create_engine(
+            url,
+            poolclass=NullPool,  # an SQLite connection must not cross a fork
+            json_serializer=to_json,
+            connect_args={"timeout": BUSY_TIMEOUT_S},
+        )
+        event.listen(engine, "connect", _configure_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+        return engine
+    engine = create_engine(
+        url, pool_size=2, max_overflow=8, pool_pre_ping=True, json_serializer=to_json
+    )
+    reference = weakref.ref(engine)
+    os.register_at_fork(after_in_child=lambda: _forget_connections(reference))
+    return engine
+
+
+def _forget_connections(reference: weakref.ref[Engine]) -> None:
+    # The sockets belong to the parent: the child drops them without a word to the server.
+    engine = reference()
+    if engine is not None:
+        engine.dispose(close=False)
+
+
+def _configure_sqlite(connection: Any, _record: Any) -> None:
+    connection.isolation_level = None  # transactions begin in _begin_sqlite, not in the driver
+    connection.execute("PRAGMA foreign_keys = ON")
+    # An acknowledged request must outlive a power cut, too.
+    connection.execute("PRAGMA synchronous = FULL")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    writes = connection.get_execution_options().get(_WRITES, False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def to_json(value: object) -> str:
+    """JSON that both databases take: without NaN, infinities (null instead) and NUL characters."""
+    try:
+        text = json.dumps(value, allow_nan=False)
+    except ValueError:
+        return json.dumps(_plain(value), allow_nan=False)
+    return json.dumps(_plain(value)) if "\\u0000" in text else text
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, str):
+        return value.replace("\0", "")
+    if isinstance(value, dict):
+        return {_plain(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value

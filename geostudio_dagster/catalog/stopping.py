@@ -1,0 +1,233 @@
+"""Requests: cancelled, failed as a whole, tried again, partly done again."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import and_, func, or_, select, update
+from sqlalchemy.orm import Session, aliased
+
+from geostudio_dagster.catalog.changes import (
+    RESET,
+    add_event,
+    follow_steps_in_bulk,
+    lock_request,
+    move_request,
+    move_shard,
+    move_steps_in_bulk,
+    shard_again,
+    stop_if_idle,
+    stop_shards,
+)
+from geostudio_dagster.catalog.conclusions import enter_publication
+from geostudio_dagster.catalog.database import Database, utc_now
+from geostudio_dagster.catalog.records import RequestRecord
+from geostudio_dagster.catalog.rows import request_record
+from geostudio_dagster.catalog.schema import Request, Shard, Step, Task
+from geostudio_dagster.catalog.states import (
+    LIVE_REQUESTS,
+    PUSH,
+    RequestStatus,
+    ShardStatus,
+    StepStatus,
+)
+from geostudio_dagster.errors import Conflict
+
+_OPEN = (StepStatus.WAITING, StepStatus.READY, StepStatus.RUNNING)
+
+
+class Stopping(Database):
+    """What ends a request early, and what starts it once more."""
+
+    def cancel(self, request_id: str) -> RequestRecord:
+        """Stop a request: nothing more begins, what is in hand may end, then it is STOPPED.
+
+        Asking twice is the same as asking once.
+
+        Raises:
+            Conflict: the request is over.
+            NotFound: there is no such request.
+        """
+        now = utc_now()
+        with self._write() as session:
+            request = lock_request(session, request_id)
+            if request.status not in LIVE_REQUESTS:
+                raise Conflict(f"Request {request_id} is {request.status}: it cannot be cancelled.")
+            if not request.cancel_requested:
+                request.cancel_requested = True
+                request.updated_at = now
+                add_event(session, request_id, "cancel_requested", now)
+                _stop_steps(session, request_id, in_hand_too=False)
+                _stop_waiting_shards(session, request_id)
+                stop_if_idle(session, request, now)
+            return request_record(request)
+
+    def finish_cancel(self, request_id: str) -> RequestRecord:
+        """Stop what a cancelled request still has RUNNING; for when its runs are over.
+
+        Raises:
+            Conflict: the request was not cancelled.
+            NotFound: there is no such request.
+        """
+        now = utc_now()
+        with self._write() as session:
+            request = lock_request(session, request_id)
+            if not request.cancel_requested:
+                raise Conflict(f"Request {request_id} was not cancelled: it is {request.status}.")
+            _stop_steps(session, request_id, in_hand_too=True)
+            stop_if_idle(session, request, now)
+            return request_record(request)
+
+    def fail_request(self, request_id: str, error: str) -> RequestRecord:
+        """End a request that cannot go on at all, such as one that cannot be planned.
+
+        Tasks that are under way are STOPPED. A request that is STOPPED, or about to be, stays
+        so; one that FAILED keeps its first error.
+
+        Raises:
+            Conflict: the request is completed.
+            NotFound: there is no such request.
+        """
+        now = utc_now()
+        with self._write() as session:
+            request = lock_request(session, request_id)
+            if request.cancel_requested or request.status == RequestStatus.FAILED:
+                return request_record(request)
+            move_request(session, request, RequestStatus.FAILED, now, error)
+            _stop_steps(session, request_id, in_hand_too=True)
+            stop_shards(session, request_id)
+            return request_record(request)
+
+    def retry(self, request_id: str) -> int:
+        """Try the FAILED and STOPPED tasks again, and nothing else; how many these are.
+
+        Each goes on at the step where it ended. A request whose publication alone failed is
+        published again.
+
+        Raises:
+            Conflict: there is nothing to try again, or a publication or cancellation is under
+                way.
+            NotFound: there is no such request.
+        """
+        now = utc_now()
+        with self._write() as session:
+            request = lock_request(session, request_id)
+            tasks = _tasks_to_retry(session, request)
+            _reset_tasks(session, request_id)
+            _shards_again(session, request_id, now)
+            request.cancel_requested = False
+            request.updated_at = now
+            add_event(session, request_id, "retried", now, tasks=tasks)
+            session.flush()
+            unsettled = select(func.count()).where(
+                Shard.request_id == request_id, Shard.status != ShardStatus.SETTLED
+            )
+            if session.scalar(unsettled):
+                move_request(session, request, RequestStatus.RUNNING, now)
+            else:
+                enter_publication(session, request, now)
+            return tasks
+
+
+def _stop_steps(session: Session, request_id: str, *, in_hand_too: bool) -> None:
+    """Stop the open steps, but for those after a failure, which stay WAITING."""
+    failed = select(Task.id).where(Task.request_id == request_id, Task.status == StepStatus.FAILED)
+    open_steps = Step.status.in_(_OPEN)
+    idle = and_(open_steps, or_(Step.status != StepStatus.RUNNING, Step.in_hand.is_(False)))
+    move_steps_in_bulk(
+        session,
+        StepStatus.STOPPED,
+        and_(
+            Step.request_id == request_id,
+            open_steps if in_hand_too else idle,
+            Step.task_id.not_in(failed),
+        ),
+    )
+    follow_steps_in_bulk(
+        session,
+        and_(
+            Task.request_id == request_id,
+            Task.status.in_([StepStatus.READY, StepStatus.RUNNING]),
+        ),
+    )
+
+
+def _stop_waiting_shards(session: Session, request_id: str) -> None:
+    session.execute(
+        update(Shard)
+        .where(
+            Shard.request_id == request_id,
+            Shard.status.in_([ShardStatus.READY, ShardStatus.SUBMITTED]),
+        )
+        .values(status=ShardStatus.STOPPED)
+    )
+
+
+def _tasks_to_retry(session: Session, request: Request) -> int:
+    """How many tasks may be tried again.
+
+    Raises:
+        Conflict: none, or not now.
+    """
+    stopping = request.cancel_requested and request.status in LIVE_REQUESTS
+    if stopping or request.status == RequestStatus.PUBLISHING_RESULTS:
+        doing = "being cancelled" if stopping else "publishing its results"
+        raise Conflict(f"Request {request.id} is {doing}: retry it when that is over.")
+    if not request.n_tasks:
+        raise Conflict(
+            f"Request {request.id} is {request.status} and has no tasks to retry; "
+            "submit it again under a new id."
+        )
+    query = select(func.count()).where(Task.request_id == request.id, _ended_badly())
+    tasks = int(session.scalar(query) or 0)
+    if not tasks:
+        raise Conflict(
+            f"Request {request.id} is {request.status}: none of its tasks failed or was stopped, "
+            "so there is nothing to retry."
+        )
+    return tasks
+
+
+def _ended_badly() -> Any:
+    return Task.status.in_([StepStatus.FAILED, StepStatus.STOPPED])
+
+
+def _reset_tasks(session: Session, request_id: str) -> None:
+    retried = select(Task.id).where(Task.request_id == request_id, _ended_badly())
+    of_retried = and_(Step.request_id == request_id, Step.task_id.in_(retried))
+    ended = Step.status.in_([StepStatus.FAILED, StepStatus.STOPPED])
+    move_steps_in_bulk(session, StepStatus.WAITING, and_(of_retried, ended), **RESET)
+    earlier = aliased(Step)
+    first_open = (
+        select(func.min(earlier.number))
+        .where(earlier.task_id == Step.task_id, earlier.status != StepStatus.FINISHED)
+        .scalar_subquery()
+    )
+    move_steps_in_bulk(session, StepStatus.READY, and_(of_retried, Step.number == first_open))
+    follow_steps_in_bulk(session, and_(Task.request_id == request_id, _ended_badly()))
+
+
+def _shards_again(session: Session, request_id: str, now: datetime) -> None:
+    """Shards that are over, but have work again, get one more run."""
+    with_work = set(
+        session.scalars(
+            select(Task.shard_key)
+            .join(Step, Step.task_id == Task.id)
+            .where(
+                Step.request_id == request_id,
+                Step.status == StepStatus.READY,
+                Step.process_id != PUSH,
+            )
+            .distinct()
+        )
+    )
+    query = select(Shard).where(
+        Shard.request_id == request_id,
+        Shard.status.in_([ShardStatus.SETTLED, ShardStatus.STOPPED]),
+    )
+    for shard in session.scalars(query.execution_options(populate_existing=True)):
+        if shard.key in with_work:
+            shard_again(shard, now)
+        else:
+            move_shard(shard, ShardStatus.SETTLED)
