@@ -37,7 +37,7 @@ class GranuleFile:
         path: the file.
         name: its name without extension, unique in the layer, such as the task's id.
         crs: anything that is equal for granules of one CRS, such as its WKT.
-        date: ISO date (``2024-06-30``), if known.
+        date: ISO date (``2024-06-30``), if known; of a range its first day counts.
     """
 
     path: Path
@@ -349,7 +349,7 @@ def _pack(granules: Sequence[GranuleFile], target: Path, settings: dict[str, str
         for name, text in settings.items():
             package.writestr(zipfile.ZipInfo(name, _EPOCH), text)
         for granule in granules:
-            suffix = f"_{granule.date}" if granule.date else ""
+            suffix = f"_{granule.date[:10]}" if granule.date else ""
             package.write(granule.path, f"{granule.name}{suffix}.tif")
 
 

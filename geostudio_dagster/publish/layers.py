@@ -1,47 +1,14 @@
-"""What a layer is made of, and the digest that changes whenever its look or its pixels do."""
+"""Where a layer lies and how its classes are spread, over all of its granules."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from geostudio_dagster.publish.footprint import Bounds
 from geostudio_dagster.publish.styles import LayerStyle
 
 _HALF_TURN = 180.0
-
-
-@dataclass(frozen=True, slots=True)
-class Granule:
-    """One raster of a layer: whose it is, where it lies, and its content's digest.
-
-    ``bounds`` are west, south, east, north in EPSG:4326; west > east across the antimeridian.
-    """
-
-    task_id: str
-    key: str
-    bounds: Bounds
-    sha256: str
-    date: str | None = None
-
-
-def layer_name(request_id: str, layer: str) -> str:
-    """Name of a request's layer on a map server, such as ``<request>-pred``."""
-    return f"{request_id}-{layer}"
-
-
-def layer_digest(title: str, style: LayerStyle, granules: Sequence[Granule]) -> str:
-    """SHA-256 (hex) over everything that the layer shows."""
-    shown = {
-        "title": title,
-        "style": style,
-        "granules": [[item.task_id, item.key, item.sha256, item.date] for item in granules],
-    }
-    text = json.dumps(shown, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def boxes(bounds: Bounds) -> tuple[Bounds, ...]:
@@ -75,7 +42,7 @@ def union(many: Iterable[Bounds]) -> Bounds | None:
 
 
 def with_shares(style: LayerStyle, statistics: Iterable[Mapping[str, Any]]) -> LayerStyle:
-    """A class style whose classes carry their pixels, fraction and area, summed over tasks.
+    """A class style whose classes carry their pixels, share and area, summed over tasks.
 
     Args:
         style: a style; anything but classes is returned as it is.
@@ -98,7 +65,7 @@ def with_shares(style: LayerStyle, statistics: Iterable[Mapping[str, Any]]) -> L
         {
             **item,
             "pixels": pixels.get(item["value"], 0),
-            "fraction": pixels.get(item["value"], 0) / total,
+            "share": pixels.get(item["value"], 0) / total,
             "area_ha": round(areas.get(item["value"], 0.0), 4),
         }
         for item in style["classes"]

@@ -66,7 +66,7 @@ def task_item(
         prediction: the prediction raster, which grid, CRS and bounds are read from.
         scene: the local input raster, looked at only for its TIFF DateTime tag.
         gateway_url: base address of the map page; empty leaves the link out.
-        statistics: the task's statistics; ``classes[].value`` with ``pixels`` and ``fraction``
+        statistics: the task's statistics; ``classes[].value`` with ``pixels`` and ``share``
             (0 to 1) become the classes' counts and percentages.
         software: further software names and versions, such as ``{"torch": "2.13.0"}``.
     """
@@ -213,7 +213,7 @@ def _classes(manifest: BundleManifest, statistics: Mapping[str, Any]) -> list[di
         }
         if item.value in counted:
             entry["count"] = int(counted[item.value]["pixels"])
-            entry["percentage"] = round(100 * float(counted[item.value]["fraction"]), 6)
+            entry["percentage"] = round(100 * float(counted[item.value]["share"]), 6)
         classes.append(entry)
     return [*classes, {"value": 255, "name": "nodata", "title": "No data", "nodata": True}]
 
@@ -232,18 +232,13 @@ def _add_assets(item: pystac.Item, task: TaskRecord, artifacts: Sequence[Artifac
         item.add_asset(
             key,
             pystac.Asset(
-                href=_href(_address(artifact), task),
+                href=_href(artifact.key, task),
                 title=title,
                 media_type=artifact.media_type,
                 roles=list(roles),
                 extra_fields=fields,
             ),
         )
-
-
-def _address(artifact: ArtifactRecord) -> str:
-    # Files outside the storage have an address instead of a key.
-    return str(artifact.key or getattr(artifact, "uri", ""))
 
 
 def _href(key: str, task: TaskRecord) -> str:

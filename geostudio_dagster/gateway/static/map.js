@@ -121,13 +121,13 @@
     const list = element("ul", { className: "classes" });
     let hectares = 0;
     for (const item of style.classes) {
-      const counted = item.fraction !== undefined;
+      const counted = item.share !== undefined;
       const row = element("li", {}, swatch(item.colour, Math.max(item.opacity, 0.15)),
         element("span", { className: "name", text: item.name }),
-        element("span", { className: "share", text: counted ? percent(item.fraction) : "" }));
+        element("span", { className: "share", text: counted ? percent(item.share) : "" }));
       if (counted) {
         const filled = element("span");
-        filled.style.width = `${100 * item.fraction}%`;
+        filled.style.width = `${100 * item.share}%`;
         filled.style.backgroundColor = item.colour;
         row.append(element("span", { className: "bar" }, filled));
         row.title = `${number(item.pixels, 0)} pixels${item.area_ha ? `, ${area(item.area_ha)}` : ""}`;
