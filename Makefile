@@ -7,6 +7,10 @@ PIP_ARGS ?=
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check \
 	--constraint deploy/constraints.txt $(PIP_ARGS)
+# Dagster reads asset selections with a grammar made for antlr 4.13, while terratorch's dependency
+# lightly asks (through omegaconf, for its own command line only) for 4.9, which cannot read it.
+ANTLR := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
+	'antlr4-python3-runtime==4.13.2'
 INPUTS := pyproject.toml deploy/constraints.txt
 
 .PHONY: demo dev test test-fast lint types format bench clean help
@@ -21,12 +25,14 @@ $(BIN)/python:
 $(VENV)/.demo: $(INPUTS) | $(BIN)/python
 	@echo "Installing (once; a few minutes) ..."
 	$(PIP) --editable '.[demo]'
+	$(ANTLR)
 	$(BIN)/python -m geostudio_dagster.models.torchvision_ops --install
 	@touch $@
 
 $(VENV)/.dev: $(INPUTS) | $(BIN)/python
 	@echo "Installing (once; a few minutes) ..."
 	$(PIP) --editable '.[dev]'
+	$(ANTLR)
 	$(BIN)/python -m geostudio_dagster.models.torchvision_ops --install
 	@touch $@ $(VENV)/.demo
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
-from geostudio_dagster.catalog import Catalog, ModelRecord
+from geostudio_dagster.catalog import ArtifactRecord, Catalog, ModelRecord
 from geostudio_dagster.models.bundle import Bundle, load_bundle
 from geostudio_dagster.settings import Settings
 from geostudio_dagster.storage import LocalStorage
@@ -48,3 +50,13 @@ class Installation:
         if model.digest not in self._bundles:
             self._bundles[model.digest] = load_bundle(Path(model.uri))
         return self._bundles[model.digest]
+
+    def path_of(self, artifact: ArtifactRecord) -> Path:
+        """Where an artifact's file lies on this machine, in storage or in place."""
+        if artifact.key.startswith("file:"):
+            return Path(url2pathname(urlsplit(artifact.key).path))
+        return self.storage.path(artifact.key)
+
+    def uri_of(self, artifact: ArtifactRecord) -> str:
+        """An artifact's address."""
+        return artifact.key if "://" in artifact.key else self.storage.uri(artifact.key)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from geostudio_dagster.catalog.artifacts import Artifacts
 from geostudio_dagster.catalog.claims import Claims
 from geostudio_dagster.catalog.dispatch import Dispatch
+from geostudio_dagster.catalog.heartbeats import Heartbeats
 from geostudio_dagster.catalog.publishing import Publishing
 from geostudio_dagster.catalog.registry import Registry
 from geostudio_dagster.catalog.reopening import Reopenings
@@ -18,6 +19,7 @@ class Catalog(
     Requests,
     Dispatch,
     Claims,
+    Heartbeats,
     Reopenings,
     Publishing,
     Stopping,

@@ -15,11 +15,12 @@ from sqlalchemy import (
     ColumnElement,
     CursorResult,
     Result,
+    ScalarSelect,
     Select,
     and_,
     case,
-    exists,
     func,
+    not_,
     select,
     update,
 )
@@ -41,6 +42,7 @@ from geostudio_dagster.catalog.states import (
 )
 from geostudio_dagster.errors import NotFound
 
+_DECISIVE = (StepStatus.RUNNING, StepStatus.FAILED, StepStatus.STOPPED)
 _CHUNK = 500  # ids in one statement
 _LONGEST_ERROR = 4000
 _Item = TypeVar("_Item")
@@ -197,21 +199,21 @@ def follow_steps(task: Task, steps: Sequence[Step]) -> None:
     task.error = failed.error if failed is not None else None
 
 
-def derived_status() -> ColumnElement[StepStatus]:
+def derived_status() -> ScalarSelect[str]:
     """``states.task_status`` in SQL, of the task of the enclosing statement."""
     step = aliased(Step)
 
-    def has(*conditions: ColumnElement[bool]) -> ColumnElement[bool]:
-        return exists().where(step.task_id == Task.id, *conditions)
+    def has(status: StepStatus) -> ColumnElement[bool]:
+        return func.max(case((step.status == status, 1), else_=0)) == 1
 
-    return case(
-        (has(step.status == StepStatus.RUNNING), StepStatus.RUNNING.value),
-        (has(step.status == StepStatus.FAILED), StepStatus.FAILED.value),
-        (has(step.status == StepStatus.STOPPED), StepStatus.STOPPED.value),
-        (~has(step.status != StepStatus.FINISHED), StepStatus.FINISHED.value),
-        (has(step.status == StepStatus.FINISHED), StepStatus.RUNNING.value),
+    unfinished = func.max(case((step.status != StepStatus.FINISHED, 1), else_=0)) == 1
+    status = case(
+        *((has(state), state.value) for state in _DECISIVE),
+        (not_(unfinished), StepStatus.FINISHED.value),
+        (has(StepStatus.FINISHED), StepStatus.RUNNING.value),
         else_=StepStatus.READY.value,
     )
+    return select(status).where(step.task_id == Task.id).correlate(Task).scalar_subquery()
 
 
 def follow_steps_in_bulk(session: Session, condition: ColumnElement[bool]) -> None:

@@ -11,8 +11,20 @@ from itertools import groupby
 from typing import Any
 from uuid import uuid4
 
-from sqlalchemy import ColumnElement, and_, false, insert, literal, null, select
+from sqlalchemy import (
+    ColumnElement,
+    and_,
+    bindparam,
+    column,
+    false,
+    func,
+    insert,
+    literal,
+    null,
+    select,
+)
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session
 
 from geostudio_dagster.catalog.changes import (
@@ -193,11 +205,23 @@ def shard_key(request_id: str, number: int) -> str:
 def _insert_tasks(session: Session, request_id: str, plan: Plan) -> None:
     numbered = list(enumerate(plan.tasks))
     for part in chunks(numbered, _ROWS):
-        session.execute(insert(Task), [_task_row(request_id, *item) for item in part])
+        _insert_task_rows(session, [_task_row(request_id, *item) for item in part])
     for steps, first, last in _runs_of_equal_steps(plan.tasks):
         of_tasks = and_(Task.request_id == request_id, Task.number.between(first, last))
         for number, process_id in enumerate(steps):
             _insert_steps(session, of_tasks, number, process_id)
+
+
+def _insert_task_rows(session: Session, rows: list[dict[str, Any]]) -> None:
+    table = Task.__table__
+    if session.get_bind().dialect.name == "sqlite":
+        session.execute(insert(table), rows)
+        return
+    # One JSON document is several times faster than as many rows of parameters.
+    columns = [column(name, table.c[name].type) for name in rows[0]]
+    document = func.jsonb_to_recordset(bindparam("rows", rows, type_=JSONB()))
+    source = select(document.table_valued(*columns).render_derived(with_types=True))
+    session.execute(insert(table).from_select(list(rows[0]), source))
 
 
 def _task_row(request_id: str, number: int, task: PlannedTask) -> dict[str, Any]:
@@ -213,7 +237,6 @@ def _task_row(request_id: str, number: int, task: PlannedTask) -> dict[str, Any]
         "footprint": task.footprint,
         "pixels": task.pixels,
         "status": StepStatus.READY,
-        "error": None,
     }
 
 

@@ -148,7 +148,7 @@ class Task(Base):
     )
 
     id: Mapped[str] = mapped_column(String(_ID), primary_key=True)
-    request_id: Mapped[str] = mapped_column(ForeignKey("requests.id", ondelete="CASCADE"))
+    request_id: Mapped[str] = mapped_column(String(_ID))  # as its shard's, which is checked
     shard_key: Mapped[str] = mapped_column(ForeignKey("shards.key", ondelete="CASCADE"))
     number: Mapped[int]
     url: Mapped[str] = mapped_column(Text)
@@ -212,6 +212,15 @@ class Reopening(Base):
     run_id: Mapped[str] = mapped_column(String(_RUN), primary_key=True)
     process_id: Mapped[str] = mapped_column(String(100))
     at: Mapped[dt.datetime] = mapped_column(UtcDateTime)
+
+
+class RunLease(Base):
+    """Until when a run is known to be alive."""
+
+    __tablename__ = "run_leases"
+
+    run_id: Mapped[str] = mapped_column(String(_RUN), primary_key=True)
+    lease_until: Mapped[dt.datetime] = mapped_column(UtcDateTime)
 
 
 class Artifact(Base):

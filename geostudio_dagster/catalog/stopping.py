@@ -63,6 +63,14 @@ class Stopping(Database):
                 stop_if_idle(session, request, now)
             return request_record(request)
 
+    def requests_to_stop(self) -> list[RequestRecord]:
+        """Cancelled requests of which something still runs."""
+        query = select(Request).where(
+            Request.cancel_requested.is_(True), Request.status.in_(LIVE_REQUESTS)
+        )
+        with self._read() as session:
+            return [request_record(row) for row in session.scalars(query)]
+
     def finish_cancel(self, request_id: str) -> RequestRecord:
         """Stop what a cancelled request still has RUNNING; for when its runs are over.
 

@@ -36,7 +36,7 @@ def stage_metadata(
         metadata["mpx_per_second"] = round(pixels / 1e6 / max(report.seconds, 1e-9), 3)
     for name, seconds in sorted(_seconds_by_stage(report).items()):
         metadata[f"seconds_{name}"] = round(seconds, 3)
-    if addresses := _addresses(report):
+    if addresses := _addresses(installation, report):
         metadata["uris"] = dg.MetadataValue.md("\n".join(f"- `{uri}`" for uri in addresses))
     if sample := next(iter(report.finished), None):
         metadata.update(_place(sample))
@@ -65,9 +65,9 @@ def _seconds_by_stage(report: StageReport) -> Mapping[str, float]:
     return total
 
 
-def _addresses(report: StageReport) -> list[str]:
+def _addresses(installation: Installation, report: StageReport) -> list[str]:
     artifacts = [artifact for outcome in report.finished for artifact in outcome.artifacts]
-    return [artifact.uri or artifact.key or "" for artifact in artifacts[:_SAMPLE]]
+    return [installation.uri_of(artifact) for artifact in artifacts[:_SAMPLE]]
 
 
 def _place(outcome: TaskOutcome) -> dict[str, Any]:

@@ -21,8 +21,6 @@ from geostudio_dagster.pipeline.stage import now
 
 # A run that was asked for appears within this time, or the asking was lost.
 _LAUNCH_GRACE = dt.timedelta(seconds=60)
-# A lease that ran out this long ago has nobody behind it.
-_LEASE_GRACE = dt.timedelta(seconds=10)
 
 _LIVE = [
     dg.DagsterRunStatus.NOT_STARTED,
@@ -50,15 +48,17 @@ def reconcile(instance: DagsterInstance, installation: Installation) -> list[str
 def _shards(instance: DagsterInstance, installation: Installation) -> Iterator[str]:
     delay = installation.settings.shards.retry_delay_s
     for shard in installation.catalog.live_shards():
-        reason = _why_over(instance, shard)
+        reason = _why_over(instance, installation, shard)
         if reason is not None:
             installation.catalog.shard_run_ended(shard.key, shard.run_id, now(), delay)
             yield f"shard {shard.key}: {reason}; it is ready for another run"
 
 
-def _why_over(instance: DagsterInstance, shard: ShardRecord) -> str | None:
+def _why_over(
+    instance: DagsterInstance, installation: Installation, shard: ShardRecord
+) -> str | None:
     """Why nobody works on a shard that the catalog holds for live, or None if somebody does."""
-    if shard.run_id is None:
+    if shard.status == "SUBMITTED":
         tags = {SHARD_TAG: shard.key, ATTEMPT_TAG: str(shard.attempt)}
         runs = runs_of(instance, shard_job.name, tags)
         if not runs:
@@ -66,17 +66,20 @@ def _why_over(instance: DagsterInstance, shard: ShardRecord) -> str | None:
             return "no run appeared" if now() - asked > _LAUNCH_GRACE else None
         ended = all(run.is_finished for run in runs)
         return f"run {runs[0].run_id} ended before it began work" if ended else None
-    run = instance.get_run_by_id(shard.run_id)
+    run = instance.get_run_by_id(shard.run_id or "")
     if run is None:
         return f"run {shard.run_id} is gone"
     if run.is_finished:
         return f"run {run.run_id} ended as {run.status.value}"
-    return _lost(instance, run, shard.lease_until)
+    return _lost(instance, installation, run)
 
 
-def _lost(instance: DagsterInstance, run: DagsterRun, lease_until: dt.datetime | None) -> str | None:
+def _lost(instance: DagsterInstance, installation: Installation, run: DagsterRun) -> str | None:
     """Declare a run dead whose heartbeat stopped: Dagster alone would wait for it for ever."""
-    if lease_until is None or now() - lease_until <= _LEASE_GRACE:
+    lease_until = installation.catalog.run_lease(run.run_id)
+    # A run that could not reach the catalog for one lease may still be alive; for two, it lost.
+    grace = dt.timedelta(seconds=installation.settings.shards.lease_s)
+    if lease_until is None or now() - lease_until <= grace:
         return None
     instance.report_run_failed(run, f"No heartbeat since the lease ran out at {lease_until}.")
     return f"run {run.run_id} lost its heartbeat"
@@ -85,7 +88,7 @@ def _lost(instance: DagsterInstance, run: DagsterRun, lease_until: dt.datetime |
 def _publishing(instance: DagsterInstance, installation: Installation) -> Iterator[str]:
     shards = installation.settings.shards
     for request in installation.catalog.requests(status="PUBLISHING_RESULTS", limit=500):
-        reason = _why_publishing_is_over(instance, request)
+        reason = _why_publishing_is_over(instance, installation, request)
         if reason is not None:
             installation.catalog.defer_publish(
                 request.id, reason, now(), shards.retry_delay_s, shards.max_attempts
@@ -93,7 +96,9 @@ def _publishing(instance: DagsterInstance, installation: Installation) -> Iterat
             yield f"request {request.id}: publishing is over ({reason}) but not done"
 
 
-def _why_publishing_is_over(instance: DagsterInstance, request: RequestRecord) -> str | None:
+def _why_publishing_is_over(
+    instance: DagsterInstance, installation: Installation, request: RequestRecord
+) -> str | None:
     if request.publish_run_id is None:
         tags = {REQUEST_TAG: request.id, ATTEMPT_TAG: str(request.publish_attempt)}
         runs = runs_of(instance, publish_job.name, tags)
@@ -101,7 +106,7 @@ def _why_publishing_is_over(instance: DagsterInstance, request: RequestRecord) -
     run = instance.get_run_by_id(request.publish_run_id)
     if run is None or run.is_finished:
         return "its run ended"
-    return _lost(instance, run, request.publish_lease_until)
+    return _lost(instance, installation, run)
 
 
 def _all_over(runs: Iterable[DagsterRun]) -> bool:

@@ -1,6 +1,6 @@
 """The assets of one request: its plan, and the layers that it ends in."""
 
-from __future__ import annotations
+# No `from __future__ import annotations`: Dagster reads these signatures as they are.
 
 from typing import Any
 
@@ -49,7 +49,7 @@ def _plan(installation: Installation, request_id: str) -> plans.PlannedRequest:
 )
 def request_plan(
     context: dg.AssetExecutionContext, installation: InstallationResource
-) -> dg.MaterializeResult[Any]:
+) -> dg.MaterializeResult:
     """Plan one request."""
     place = installation.get()
     planned = _plan(place, context.partition_key)
@@ -119,7 +119,7 @@ def plan_request_job() -> None:
 )
 def geoserver_layers(
     context: dg.AssetExecutionContext, installation: InstallationResource
-) -> dg.MaterializeResult[Any]:
+) -> dg.MaterializeResult:
     """Publish one request."""
     place = installation.get()
     try:

@@ -3,7 +3,7 @@
 Everything here happens at least once; the catalog makes a repetition harmless.
 """
 
-from __future__ import annotations
+# No `from __future__ import annotations`: Dagster reads these signatures as they are.
 
 import dagster as dg
 

@@ -1,6 +1,6 @@
 """The assets of one shard: tiles, predictions, postprocessed, processor_outputs, shard_settled."""
 
-from __future__ import annotations
+# No `from __future__ import annotations`: Dagster reads these signatures as they are.
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -15,7 +15,7 @@ from geostudio_dagster.defs.resources import InstallationResource
 from geostudio_dagster.errors import Conflict, NotFound
 from geostudio_dagster.installation import Installation
 from geostudio_dagster.pipeline import deliverables, postprocessing, predicting, scenes, steps
-from geostudio_dagster.pipeline.stage import StageReport, Work, run_stage
+from geostudio_dagster.pipeline.stage import StageReport, Work, run_stage, sign_of_life
 from geostudio_dagster.settings import Settings
 
 GROUP = "inference"
@@ -31,12 +31,13 @@ def _all_tasks_ok(asset: str) -> dg.AssetCheckSpec:
 
 
 def _open_shard(
-    context: dg.AssetExecutionContext, installation: Installation, process_id: str
+    context: dg.AssetExecutionContext, installation: Installation, process_id: str | None = None
 ) -> ModelRecord:
-    """Take the shard for this run; a run that a person launched has its work redone."""
+    """Take the shard for this run; a run that a person launched has the step done again."""
     catalog = installation.catalog
+    sign_of_life(installation, context.run_id)
     try:
-        if ATTEMPT_TAG not in context.run.tags:
+        if process_id is not None and ATTEMPT_TAG not in context.run.tags:
             catalog.reopen(context.partition_key, process_id, context.run_id)
         shard = catalog.begin_shard_run(context.partition_key, context.run_id)
     except (Conflict, NotFound) as error:
@@ -50,7 +51,7 @@ def _stage_result(
     model: ModelRecord,
     report: StageReport,
     **more: Any,
-) -> dg.MaterializeResult[Any]:
+) -> dg.MaterializeResult:
     request_id = context.partition_key.split("/")[0]
     bad = report.count("failed") + report.count("retry")
     return dg.MaterializeResult(
@@ -98,7 +99,7 @@ def _run(
 )
 def tiles(
     context: dg.AssetExecutionContext, installation: InstallationResource
-) -> dg.MaterializeResult[Any]:
+) -> dg.MaterializeResult:
     """Bring the input pixels of each task."""
     place = installation.get()
     model, report = _run(
@@ -129,7 +130,7 @@ def predictions_asset(settings: Settings) -> dg.AssetsDefinition:
     )
     def predictions(
         context: dg.AssetExecutionContext, installation: InstallationResource
-    ) -> dg.MaterializeResult[Any]:
+    ) -> dg.MaterializeResult:
         """Run the model over each task's scene."""
         place = installation.get()
         model, report = _run(context, place, steps.PREDICT, predicting.predict_task)
@@ -179,7 +180,7 @@ def _prediction_checks(report: StageReport) -> Iterator[dg.AssetCheckResult]:
 )
 def postprocessed(
     context: dg.AssetExecutionContext, installation: InstallationResource
-) -> dg.MaterializeResult[Any]:
+) -> dg.MaterializeResult:
     """Make the quicklook of the input and the statistics of the prediction."""
     place = installation.get()
     model, report = _run(context, place, steps.POSTPROCESS, postprocessing.postprocess_task)
@@ -200,11 +201,10 @@ def postprocessed(
 )
 def processor_outputs(
     context: dg.AssetExecutionContext, installation: InstallationResource
-) -> dg.MaterializeResult[Any]:
+) -> dg.MaterializeResult:
     """Run the request's chain of processors on each task's outputs."""
     place = installation.get()
-    # No request can name processors yet, so the next step that a redo concerns is publishing.
-    model = _open_shard(context, place, steps.PUBLISH)
+    model = _open_shard(context, place)
     return _stage_result(context, place, model, StageReport((), 0.0), processors=0)
 
 
@@ -223,10 +223,10 @@ def processor_outputs(
 )
 def shard_settled(
     context: dg.AssetExecutionContext, installation: InstallationResource
-) -> dg.MaterializeResult[Any]:
+) -> dg.MaterializeResult:
     """Package what is finished and close the shard."""
     place = installation.get()
-    model = _open_shard(context, place, steps.PUBLISH)
+    model = _open_shard(context, place)
     packaged = deliverables.package_shard(place, context.partition_key, context.run_id)
     settlement = deliverables.settle(place, context.partition_key, context.run_id)
     counts: Mapping[str, Any] = {

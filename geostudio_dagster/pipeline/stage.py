@@ -113,7 +113,14 @@ def run_stage(
     started = time.monotonic()
     catalog = installation.catalog
     lease_s = installation.settings.shards.lease_s
-    tasks = catalog.claim(shard_key, process_id, run_id, lease_s, now())
+    tasks = catalog.claim(
+        shard_key,
+        process_id,
+        run_id,
+        lease_s,
+        now(),
+        max_crashes=installation.settings.shards.max_crashes,
+    )
     stop = _StopSign(installation, shard_key.split("/")[0])
 
     def do(task: TaskRecord) -> TaskOutcome:
@@ -141,7 +148,8 @@ def _work_one(
         return TaskOutcome(task, "cancelled")
     scratch_name = f"{task.id}-{process_id}"
     try:
-        catalog.start_step(task.id, process_id, run_id)
+        if not catalog.start_step(task.id, process_id, run_id):
+            return TaskOutcome(task, "lost", error="Another run took this task over.")
         context = WorkContext(installation, storage.scratch(scratch_name), run_id, stop)
         output = work(task, context)
         artifacts = tuple(
@@ -177,7 +185,6 @@ def _commit(installation: Installation, task: TaskRecord, file: ProducedFile) ->
         owner_id=task.id,
         name=file.role,
         key=stored.key,
-        uri=installation.storage.uri(stored.key),
         media_type=file.media_type,
         size=stored.size,
         sha256=stored.sha256,
@@ -193,12 +200,12 @@ def _record_failure(
     error: TaskError,
 ) -> TaskOutcome:
     try:
-        step = installation.catalog.fail_step(
+        status = installation.catalog.fail_step(
             task.id, process_id, run_id, error, installation.settings.shards.max_attempts
         )
     except LeaseLost as lost:
         return TaskOutcome(task, "lost", error=str(lost))
-    state = "failed" if step.status == "FAILED" else "retry"
+    state = "failed" if status == "FAILED" else "retry"
     return TaskOutcome(task, state, error=str(error))
 
 
@@ -221,20 +228,27 @@ class _StopSign:
             return self._answer
 
 
+def sign_of_life(installation: Installation, run_id: str) -> None:
+    """Tell the catalog that the run lives, and so holds what it holds."""
+    lease_s = installation.settings.shards.lease_s
+    installation.catalog.keep_alive(run_id, lease_s, now())
+    installation.catalog.extend_leases(run_id, lease_s, now())
+
+
 @contextmanager
 def heartbeat(installation: Installation, run_id: str) -> Iterator[None]:
     """Keep the run's leases alive from a thread while the body works."""
-    lease_s = installation.settings.shards.lease_s
     done = threading.Event()
 
     def beat() -> None:
-        while not done.wait(lease_s / 3):
+        while not done.wait(installation.settings.shards.lease_s / 3):
             try:
-                installation.catalog.extend_leases(run_id, lease_s, now())
+                sign_of_life(installation, run_id)
             except Exception:
-                # One missed beat is harmless; the next may pass. Two minutes of them lose the lease.
+                # A missed beat is harmless: the next may pass before the lease is over.
                 log.exception("could not extend the leases of run %s", run_id)
 
+    sign_of_life(installation, run_id)
     thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
     thread.start()
     try:

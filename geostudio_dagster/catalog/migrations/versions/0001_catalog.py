@@ -29,6 +29,12 @@ def upgrade() -> None:
         sa.UniqueConstraint("name", "version", name="uq_models_name_version"),
     )
     op.create_table(
+        "run_leases",
+        sa.Column("run_id", sa.String(length=64), nullable=False),
+        sa.Column("lease_until", moment, nullable=False),
+        sa.PrimaryKeyConstraint("run_id", name="pk_run_leases"),
+    )
+    op.create_table(
         "requests",
         sa.Column("id", sa.String(length=100), nullable=False),
         sa.Column("model_id", sa.String(length=100), nullable=False),
@@ -168,9 +174,6 @@ def upgrade() -> None:
         sa.Column("status", sa.String(length=20), nullable=False),
         sa.Column("error", sa.Text(), nullable=True),
         sa.ForeignKeyConstraint(
-            ["request_id"], ["requests.id"], name="fk_tasks_request_id_requests", ondelete="CASCADE"
-        ),
-        sa.ForeignKeyConstraint(
             ["shard_key"], ["shards.key"], name="fk_tasks_shard_key_shards", ondelete="CASCADE"
         ),
         sa.PrimaryKeyConstraint("id", name="pk_tasks"),
@@ -234,6 +237,7 @@ def downgrade() -> None:
         "events",
         "artifacts",
         "requests",
+        "run_leases",
         "models",
     ):
         op.drop_table(table)

@@ -1,0 +1,118 @@
+"""Parts of split scenes joined again: one prediction COG per scene."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import rasterio
+
+from geostudio_dagster.catalog import ArtifactRecord, TaskRecord
+from geostudio_dagster.installation import Installation
+from geostudio_dagster.pipeline.predicting import COG
+from geostudio_dagster.publish.footprint import geographic_bounds
+from geostudio_dagster.raster.mosaic import merge_parts
+from geostudio_dagster.storage import request_key
+
+
+@dataclass(frozen=True, slots=True)
+class Granule:
+    """One raster of a layer, and the task (or the first of the tasks) that it comes from."""
+
+    task: TaskRecord
+    artifact: ArtifactRecord
+
+
+def join_parts(
+    installation: Installation, request_id: str, granules: Sequence[Granule]
+) -> list[Granule]:
+    """The granules, with those that are parts of one scene replaced by their mosaic.
+
+    Pixels of parts that failed are nodata in the mosaic.
+    """
+    scenes: dict[str, list[Granule]] = {}
+    for granule in granules:
+        scenes.setdefault(granule.task.url, []).append(granule)
+    joined = []
+    for number, parts in enumerate(scenes.values()):
+        if parts[0].task.window is None:
+            joined.extend(parts)
+        else:
+            mosaic = _mosaic(installation, request_id, number, parts)
+            joined.append(Granule(parts[0].task, mosaic))
+    return joined
+
+
+def _mosaic(
+    installation: Installation, request_id: str, number: int, parts: Sequence[Granule]
+) -> ArtifactRecord:
+    name = f"mosaic-{number}"
+    made_from = _fingerprint(parts)
+    known = {artifact.name: artifact for artifact in installation.catalog.artifacts(request_id)}
+    if name in known and known[name].metadata.get("made_from") == made_from:
+        return known[name]
+    scratch_name = f"{request_id}-{name}"
+    try:
+        folder = installation.storage.scratch(scratch_name)
+        target = folder / f"{request_id}-scene_{number}_pred.tif"
+        merge_parts(
+            [(installation.path_of(part.artifact), _window(part)) for part in parts],
+            target,
+            size=parts[0].task.scene_size or (0, 0),
+            scratch=folder,
+            tags=_tags(installation, parts[0]),
+        )
+        with rasterio.open(target) as dataset:
+            bounds = geographic_bounds(dataset)
+        stored = installation.storage.commit(target, request_key(request_id, target.name))
+    finally:
+        installation.storage.discard_scratch(scratch_name)
+    record = dataclasses.replace(
+        parts[0].artifact,
+        owner_id=request_id,
+        name=name,
+        key=stored.key,
+        media_type=COG,
+        size=stored.size,
+        sha256=stored.sha256,
+        metadata={
+            **parts[0].artifact.metadata,
+            "bounds": bounds,
+            "made_from": made_from,
+            "range": _range(parts),
+        },
+    )
+    installation.catalog.put_artifacts([record])
+    return record
+
+
+def _window(part: Granule) -> tuple[int, int, int, int]:
+    window = part.task.window
+    if window is None:
+        raise ValueError(f"{part.task.id} is a whole scene among the parts of one")
+    return window
+
+
+def _tags(installation: Installation, part: Granule) -> Mapping[str, str]:
+    """The tags that hold for the whole scene: all but the task's own."""
+    with rasterio.open(installation.path_of(part.artifact)) as dataset:
+        tags = dict(dataset.tags())
+    return {
+        key: value
+        for key, value in tags.items()
+        if key.startswith("GEOSTUDIO_") and key != "GEOSTUDIO_TASK"
+    }
+
+
+def _range(parts: Sequence[Granule]) -> list[float] | None:
+    ranges = [r for part in parts if (r := part.artifact.metadata.get("range"))]
+    if not ranges:
+        return None
+    return [min(low for low, _ in ranges), max(high for _, high in ranges)]
+
+
+def _fingerprint(parts: Sequence[Granule]) -> str:
+    content = "\n".join(f"{part.task.window} {part.artifact.sha256}" for part in parts)
+    return hashlib.sha256(content.encode()).hexdigest()

@@ -1,0 +1,75 @@
+"""Planning a request: tasks, shards, the estimate, and the footprint file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from geostudio_dagster.catalog import ArtifactRecord, ModelRecord, RequestRecord
+from geostudio_dagster.installation import Installation
+from geostudio_dagster.planning.plan import make_plan, tasks_geojson
+from geostudio_dagster.storage import request_key
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedRequest:
+    """What planning made: counts, the estimate and where the footprints lie."""
+
+    request_id: str
+    model: str
+    tasks: int
+    shards: int
+    geojson_uri: str
+    estimate: Mapping[str, Any]
+
+
+def plan_request(installation: Installation, request_id: str) -> PlannedRequest:
+    """Plan a waiting request; one that has its plan keeps it.
+
+    Raises:
+        NotFound: there is no such request.
+        Conflict: it was cancelled, or it is over.
+    """
+    catalog = installation.catalog
+    request = catalog.request(request_id)
+    model = catalog.model(request.model_id)
+    if request.n_tasks:
+        return _planned(installation, request, model, len(catalog.shards(request_id)))
+    plan = make_plan(
+        request,
+        request.id,
+        installation.bundle(model).manifest,
+        installation.settings,
+        catalog.prediction_speed(model.id),
+    )
+    stored = installation.storage.commit_bytes(
+        tasks_geojson(plan), request_key(request.id, f"{request.id}_tasks.geojson")
+    )
+    geojson = ArtifactRecord(
+        owner_id=request.id,
+        name="tasks_geojson",
+        key=stored.key,
+        media_type="application/geo+json",
+        size=stored.size,
+        sha256=stored.sha256,
+        metadata={},
+    )
+    catalog.record_plan(request.id, plan)
+    catalog.put_artifacts([geojson])
+    return _planned(installation, catalog.request(request_id), model, plan.shard_count)
+
+
+def _planned(
+    installation: Installation, request: RequestRecord, model: ModelRecord, shards: int
+) -> PlannedRequest:
+    known = {artifact.name: artifact for artifact in installation.catalog.artifacts(request.id)}
+    geojson = known.get("tasks_geojson")
+    return PlannedRequest(
+        request.id,
+        f"{model.name}@{model.version}",
+        request.n_tasks,
+        shards,
+        installation.uri_of(geojson) if geojson else "",
+        request.estimate,
+    )

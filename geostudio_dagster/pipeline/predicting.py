@@ -1,0 +1,75 @@
+"""Stage ``predictions``: the model over a task's scene, or over the task's window of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import rasterio
+from rio_cogeo.cogeo import cog_validate
+
+from geostudio_dagster.catalog import TaskRecord
+from geostudio_dagster.installation import Installation
+from geostudio_dagster.pipeline.scenes import scene_of
+from geostudio_dagster.pipeline.stage import ProducedFile, StageReport, StepOutput, WorkContext
+from geostudio_dagster.prediction import predict
+from geostudio_dagster.publish.footprint import geographic_bounds
+from geostudio_dagster.raster.preview import preview_png
+
+COG = "image/tiff; application=geotiff; profile=cloud-optimized"
+
+
+def predict_task(task: TaskRecord, context: WorkContext) -> StepOutput:
+    """Predict one task into ``<task>_pred.tif``."""
+    place = context.installation
+    model = place.catalog.model(place.catalog.request(task.request_id).model_id)
+    bundle = place.bundle(model)
+    target = context.scratch / f"{task.id}_pred.tif"
+    report = predict(
+        place.path_of(scene_of(place, task)),
+        bundle,
+        target,
+        window=task.window,
+        scratch=context.scratch,
+        tags={
+            "GEOSTUDIO_MODEL": model.name,
+            "GEOSTUDIO_MODEL_VERSION": str(model.version),
+            "GEOSTUDIO_MODEL_DIGEST": model.digest,
+            "GEOSTUDIO_REQUEST": task.request_id,
+            "GEOSTUDIO_TASK": task.id,
+        },
+        cancelled=context.cancelled,
+    )
+    with rasterio.open(target) as dataset:
+        bounds = geographic_bounds(dataset)
+    metadata = {"crs": report.crs, "bounds": bounds, "shape": report.shape}
+    return StepOutput(
+        files=[ProducedFile("prediction", target, target.name, COG, metadata)],
+        metrics={
+            "pixels": report.pixels,
+            "seconds": report.seconds["total"],
+            "stages": report.seconds,
+            "patches": report.patches,
+            "nodata_fraction": report.nodata_fraction,
+            "class_counts": report.class_counts,
+            "cog_errors": _cog_problems(target),
+            "device": report.device,
+            "dtype": report.dtype,
+            "batch_size": report.batch_size,
+        },
+    )
+
+
+def _cog_problems(path: Path) -> list[str]:
+    _, errors, warnings = cog_validate(path, strict=True, quiet=True)
+    return [*errors, *warnings]
+
+
+def preview_of(installation: Installation, report: StageReport) -> bytes | None:
+    """A PNG of the first finished prediction of the stage."""
+    for outcome in report.finished:
+        request = installation.catalog.request(outcome.task.request_id)
+        manifest = installation.bundle(installation.catalog.model(request.model_id)).manifest
+        for artifact in outcome.artifacts:
+            if artifact.name == "prediction":
+                return preview_png(installation.path_of(artifact), manifest=manifest)
+    return None

@@ -1,0 +1,51 @@
+"""Stage ``tiles``: the scene of a task, brought and checked."""
+
+from __future__ import annotations
+
+from geostudio_dagster.catalog import ArtifactRecord, TaskRecord
+from geostudio_dagster.connectors.url import bring, verify_unchanged
+from geostudio_dagster.installation import Installation
+from geostudio_dagster.pipeline.stage import StepOutput, WorkContext
+
+# Downloads wait for the network, not for a core.
+DOWNLOADS_AT_ONCE = 8
+GEOTIFF = "image/tiff; application=geotiff"
+
+
+def bring_scene(task: TaskRecord, context: WorkContext) -> StepOutput:
+    """Bring the scene (once for all parts of it) and see that the model can use it."""
+    place = context.installation
+    request = place.catalog.request(task.request_id)
+    scene = bring(
+        task.url,
+        settings=place.settings,
+        storage=place.storage,
+        request_id=task.request_id,
+        manifest=place.bundle(place.catalog.model(request.model_id)).manifest,
+        planned_size=task.scene_size,
+    )
+    artifact = ArtifactRecord(
+        owner_id=task.id,
+        name="scene",
+        key=scene.key or scene.uri,
+        media_type=GEOTIFF,
+        size=scene.size,
+        sha256=scene.sha256,
+        metadata=scene.metadata,
+    )
+    return StepOutput(external=[artifact], metrics={"bytes": scene.size})
+
+
+def scene_of(installation: Installation, task: TaskRecord) -> ArtifactRecord:
+    """The task's scene, still as it was when it was brought.
+
+    Raises:
+        NotFound: it was never brought.
+        TaskError: somebody changed the user's own file since.
+    """
+    artifact = installation.catalog.artifact(task.id, "scene")
+    if artifact.metadata.get("external"):
+        verify_unchanged(
+            installation.path_of(artifact), artifact.size or 0, artifact.metadata["modified_ns"]
+        )
+    return artifact

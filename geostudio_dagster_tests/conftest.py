@@ -1,0 +1,143 @@
+"""What several test modules share: an installation of its own, scenes, a model, a file server."""
+
+from __future__ import annotations
+
+import functools
+import os
+import threading
+from collections.abc import Callable, Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+from rasterio.transform import from_origin
+
+from geostudio_dagster.catalog import ModelRecord
+from geostudio_dagster.demo.model import demo_bundle
+from geostudio_dagster.installation import Installation
+from geostudio_dagster.models.registration import register_bundle
+from geostudio_dagster.settings import FetchSettings, Settings, ShardSettings
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+MakeScene = Callable[..., Path]
+
+
+def shared_or_skip(relative: str) -> Path:
+    """A file of the reference data; its absence is a failure in CI and a skip elsewhere."""
+    path = SHARED / relative
+    if not path.exists():
+        reason = f"the reference data is not here: {path}"
+        if os.environ.get("CI") == "true" and SHARED.exists():
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return path
+
+
+@pytest.fixture
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """Settings of an installation below ``tmp_path``; the environment says the same."""
+    for name in list(os.environ):
+        if name.startswith(("GEOSTUDIO_", "DAGSTER_")) and "TEST" not in name:
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("GEOSTUDIO_DATA_FOLDER", str(tmp_path / "data"))
+    monkeypatch.setenv("GEOSTUDIO_FETCH__ALLOWED_HOSTS", '["127.0.0.1"]')
+    monkeypatch.setenv("GEOSTUDIO_FETCH__ATTEMPTS", "1")
+    monkeypatch.setenv("GEOSTUDIO_SHARDS__RETRY_DELAY_S", "0")
+    return Settings(
+        data_folder=tmp_path / "data",
+        fetch=FetchSettings(allowed_hosts=("127.0.0.1",), attempts=1),
+        shards=ShardSettings(retry_delay_s=0),
+    )
+
+
+@pytest.fixture
+def installation(settings: Settings) -> Iterator[Installation]:
+    """An empty installation."""
+    with Installation.open(settings) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="session")
+def bundle_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo model's bundle, made once per test process."""
+    return demo_bundle(tmp_path_factory.mktemp("bundles") / "land-cover").folder
+
+
+@pytest.fixture
+def model(installation: Installation, bundle_folder: Path) -> ModelRecord:
+    """The demo model, registered."""
+    return register_bundle(installation, bundle_folder, owner="tests")
+
+
+@pytest.fixture
+def make_scene(settings: Settings) -> MakeScene:
+    """Writes small scenes into the installation's scene folder."""
+    return functools.partial(write_scene, settings.data_folder / "scenes")
+
+
+def write_scene(
+    folder: Path,
+    name: str,
+    *,
+    size: int = 300,
+    bands: tuple[str, ...] = ("B02", "B03", "B04", "B08"),
+    seed: int = 1,
+    nodata: int = 0,
+) -> Path:
+    """A GeoTIFF of smooth reflectances (uint16, x 10^4) with a nodata corner, UTM 33N, 10 m."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[0:size, 0:size] / max(size, 1)
+    pixels = np.empty((len(bands), size, size), np.uint16)
+    for place in range(len(bands)):
+        phase = rng.uniform(0, 6.28, 3)
+        wave = np.sin(5 * x + phase[0]) + np.sin(7 * y + phase[1]) + np.sin(9 * x * y + phase[2])
+        pixels[place] = (1500 + 450 * wave + rng.normal(0, 20, (size, size))).clip(1, 10_000)
+    corner = max(size // 10, 1)
+    pixels[:, :corner, :corner] = nodata
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with rasterio.open(
+        path,
+        "w",
+        driver="GTiff",
+        width=size,
+        height=size,
+        count=len(bands),
+        dtype="uint16",
+        crs="EPSG:32633",
+        transform=from_origin(500_000 + 4000 * seed, 5_300_000, 10, 10),
+        nodata=nodata,
+        tiled=True,
+        blockxsize=256,
+        blockysize=256,
+        compress="deflate",
+    ) as dataset:
+        dataset.write(pixels)
+        for index, band in enumerate(bands, start=1):
+            dataset.set_band_description(index, band)
+    return path
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[[Path], str]]:
+    """Serves folders over HTTP on loopback; returns the base address of each."""
+    servers: list[ThreadingHTTPServer] = []
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            """Keep the test output clean."""
+
+    def start(folder: Path) -> str:
+        handler = functools.partial(Quiet, directory=str(folder))
+        server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        servers.append(server)
+        return f"http://127.0.0.1:{server.server_port}"
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()

@@ -1,0 +1,128 @@
+"""kill -9 at any moment loses nothing: the files end up as if nothing had happened."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from geostudio_dagster.installation import Installation
+from geostudio_dagster.models.registration import register_bundle
+from geostudio_dagster.planning.admission import admit
+from geostudio_dagster.settings import Settings, ShardSettings
+from geostudio_dagster.storage import sha256_of
+from geostudio_dagster_tests.conftest import write_scene
+
+KILLS = 10
+LEASE_S = 1.0
+
+
+class Place:
+    """An installation on which worker processes come and go."""
+
+    def __init__(self, folder: Path, scenes: Path) -> None:
+        self.folder = folder
+        self.settings = Settings(
+            data_folder=folder / "data",
+            allowed_roots=(scenes,),
+            shards=ShardSettings(lease_s=LEASE_S, retry_delay_s=0),
+        )
+        self.environment = {
+            **os.environ,
+            "GEOSTUDIO_DATA_FOLDER": str(folder / "data"),
+            "GEOSTUDIO_ALLOWED_ROOTS": f'["{scenes}"]',
+            "GEOSTUDIO_SHARDS__LEASE_S": str(LEASE_S),
+            "GEOSTUDIO_SHARDS__RETRY_DELAY_S": "0",
+        }
+
+    def submit(self, document: dict[str, object], bundle: Path) -> None:
+        with Installation.open(self.settings) as installation:
+            register_bundle(installation, bundle, owner="tests")
+            admit(document, installation.catalog, self.settings, owner="tests")
+
+    def start(self, request: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "geostudio_dagster_tests.dagster_side.worker"]
+        worker = subprocess.Popen(
+            [*command, request, str(self.folder / "dagster")],
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        assert worker.stdout is not None
+        assert worker.stdout.readline() == "ready\n"
+        return worker
+
+    def files(self) -> dict[str, str]:
+        root = self.settings.storage_root
+        return {
+            str(path.relative_to(root)): sha256_of(path)
+            for path in sorted(root.rglob("*"))
+            if path.is_file()
+        }
+
+    def leftovers(self) -> list[Path]:
+        scratch = self.settings.data_folder / "scratch"
+        return [path for path in scratch.rglob("*") if path.is_file()]
+
+
+@pytest.mark.live
+@pytest.mark.timeout(280)
+def test_ten_kills_change_no_byte(
+    tmp_path: Path, bundle_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scenes = tmp_path / "scenes"
+    urls = [
+        str(write_scene(scenes, f"s{n}_2024-07-0{n + 1}.tif", size=700, seed=n)) for n in range(4)
+    ]
+    request = str(uuid4())
+    document = {
+        "id": request,
+        "model": "demo-land-cover",
+        "spatial_domain": {"urls": urls},
+        "shard_size": 2,
+        "task_size": 512,
+    }
+
+    calm = Place(tmp_path / "calm", scenes)
+    calm.submit(document, bundle_folder)
+    worker = calm.start(request)
+    began = time.monotonic()
+    assert worker.wait(120) == 0
+    duration = time.monotonic() - began
+
+    troubled = Place(tmp_path / "troubled", scenes)
+    troubled.submit(document, bundle_folder)
+    chance = random.Random(20241120)
+    killed = 0
+    for _ in range(KILLS):
+        worker = troubled.start(request)
+        try:
+            worker.wait(chance.uniform(0.0, duration))
+        except subprocess.TimeoutExpired:
+            worker.send_signal(signal.SIGKILL)
+            worker.wait()
+            killed += 1
+    worker = troubled.start(request)
+    assert worker.wait(120) == 0
+    assert killed >= KILLS // 2
+
+    assert troubled.files() == calm.files()
+    assert troubled.leftovers() == []
+    with Installation.open(troubled.settings) as installation:
+        record = installation.catalog.request(request)
+        summary = installation.catalog.summary(request)
+        assert record.status == "COMPLETED"
+        assert summary.tasks_by_status["FINISHED"] == record.n_tasks
+        assert summary.shards_by_status["SETTLED"] == record.n_tasks // 2
+        for task in installation.catalog.tasks(request, limit=100):
+            for artifact in installation.catalog.artifacts(task.id):
+                path = installation.path_of(artifact)
+                assert artifact.sha256 is None or sha256_of(path) == artifact.sha256
