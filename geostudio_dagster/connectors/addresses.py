@@ -22,8 +22,18 @@ from geostudio_dagster.settings import Settings
 
 _CONTROL = re.compile(r"[\x00-\x20\x7f\\]")
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
-# Public by number, yet answered by the cloud's own host: Azure's wire server.
-_METADATA = frozenset({ipaddress.ip_address("168.63.129.16")})
+# Beyond what module ipaddress (of every 3.11) calls not global.
+_CLOSED = tuple(
+    ipaddress.ip_network(network)
+    for network in (
+        "168.63.129.16/32",  # public by number, yet answered by Azure's own host
+        "192.0.0.0/24",  # protocol assignments, among them Oracle's metadata service
+        "192.88.99.0/24",  # relays of 6to4
+        "64:ff9b:1::/48",  # local NAT64
+        "fec0::/10",  # once site-local
+    )
+)
+_HIGHEST_PORT = 65535
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -73,7 +83,7 @@ def scene_address(text: str, settings: Settings) -> RemoteScene | LocalScene:
     """
     if text.startswith("/") and not text.startswith("//"):
         return _local(text, text, settings)
-    scheme = urlsplit(_without_controls(text)).scheme.lower()
+    scheme = _without_controls(text).partition(":")[0].lower()
     if scheme in ("http", "https"):
         return RemoteScene(http_url(text))
     if scheme == "file":
@@ -98,7 +108,7 @@ def http_url(text: str) -> httpx.URL:
         raise UnacceptableAddressError(
             "forbidden_address", f"{shown(text)} is not a URL", "correct the URL"
         ) from error
-    if url.scheme not in ("http", "https") or not url.host:
+    if url.scheme not in ("http", "https") or not url.host or (url.port or 0) > _HIGHEST_PORT:
         raise UnacceptableAddressError(
             "forbidden_address", f"{shown(text)} is not an http(s) URL", "use http or https"
         )
@@ -113,7 +123,11 @@ def http_url(text: str) -> httpx.URL:
 
 def shown(text: str) -> str:
     """``text`` as messages and logs may show it: no user name, no query string, 200 characters."""
-    parts = urlsplit(_CONTROL.sub("?", text).split("#")[0])
+    plain = _CONTROL.sub("?", text).split("#")[0]
+    try:
+        parts = urlsplit(plain)
+    except ValueError:  # an unclosed bracket
+        return plain.split("?")[0].rsplit("@", 1)[-1][:200]
     if not parts.netloc:
         return parts.path[:200] if not parts.scheme else f"{parts.scheme}:{parts.path}"[:200]
     host = parts.netloc.rsplit("@", 1)[-1]
@@ -157,14 +171,12 @@ def is_public(address: Address) -> bool:
             inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
         if inner is not None:
             return is_public(inner)
-        if address.is_site_local:
-            return False
     return (
         address.is_global
         and not address.is_multicast
         and not address.is_reserved
         and not address.is_unspecified
-        and address not in _METADATA
+        and not any(address in network for network in _CLOSED)
     )
 
 
@@ -179,7 +191,10 @@ def _without_controls(text: str) -> str:
 
 
 def _path_of(text: str) -> str:
-    parts = urlsplit(text)
+    try:
+        parts = urlsplit(text)
+    except ValueError:
+        parts = urlsplit("file://unreadable")
     if parts.netloc not in ("", "localhost") or parts.query or parts.fragment:
         raise UnacceptableAddressError(
             "forbidden_address",

@@ -75,7 +75,9 @@ def read_start(
     deadline = time.monotonic() + min(settings.total_timeout_s, 2 * settings.timeout_s)
     headers = {"Range": f"bytes={start}-{start + length - 1}"}
     with _answer(scene, settings, deadline, headers) as response:
-        if response.status != HTTPStatus.PARTIAL_CONTENT and start:
+        if response.status != HTTPStatus.PARTIAL_CONTENT and (
+            start or response.status != HTTPStatus.OK
+        ):
             return b"", None
         total = (
             _total_size(response)
@@ -109,17 +111,17 @@ def _download_once(scene: RemoteScene, part: Path, settings: FetchSettings, dead
     headers = {"Range": f"bytes={have}-", "If-Range": validator} if have and validator else {}
     with _answer(scene, settings, deadline, headers) as response:
         begin = _range_start(response) if response.status == HTTPStatus.PARTIAL_CONTENT else 0
-        if begin not in (0, have):
-            part.unlink(missing_ok=True)
-            raise _TransientError(f"{scene} was continued at the wrong byte; it starts over.")
+        if response.status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE or begin not in (0, have):
+            memory.unlink(missing_ok=True)  # the next try starts over
+            raise _TransientError(f"{scene} has changed during the download.")
         length = _content_length(response)
         expected = None if length is None else begin + length
         if expected is not None and expected > settings.max_bytes:
             raise _too_large(scene, settings)
-        memory.write_text(_validator(response), "latin-1")
         with part.open("r+b" if begin else "wb") as stream:
             stream.seek(begin)
             stream.truncate()
+            memory.write_text(_validator(response), "latin-1")  # after the old bytes are gone
             size = begin
             for chunk in _body(response, scene):
                 size += len(chunk)
@@ -177,7 +179,11 @@ def _next_hop(url: httpx.URL, response: httpcore.Response, scene: RemoteScene) -
 
 def _check_status(response: httpcore.Response, scene: RemoteScene) -> None:
     status = response.status
-    if status in (HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT):
+    if status in (
+        HTTPStatus.OK,
+        HTTPStatus.PARTIAL_CONTENT,
+        HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE,
+    ):
         return
     if status in (404, 410):
         raise TaskError("not_found", f"{scene} does not exist (HTTP {status}); check the URL.")
@@ -188,8 +194,6 @@ def _check_status(response: httpcore.Response, scene: RemoteScene) -> None:
         )
     if status in _TRANSIENT:
         raise _TransientError(f"{scene} answered HTTP {status}.", _retry_after(response))
-    if status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-        raise _TransientError(f"{scene} has changed during the download.")
     raise TaskError("unreachable", f"{scene} answered HTTP {status} instead of a file.")
 
 
@@ -200,7 +204,7 @@ def _network_errors(scene: RemoteScene) -> Iterator[None]:
     except httpcore.TimeoutException as error:
         raise _TransientError(f"{scene} did not answer in time.") from error
     except (httpcore.NetworkError, httpcore.ProtocolError) as error:
-        if isinstance(_root(error), ssl.SSLCertVerificationError):
+        if any(isinstance(cause, ssl.SSLCertVerificationError) for cause in _causes(error)):
             raise TaskError(
                 "unreachable", f"{scene} has a certificate that is not trusted ({error})."
             ) from error
@@ -209,10 +213,10 @@ def _network_errors(scene: RemoteScene) -> Iterator[None]:
         ) from error
 
 
-def _root(error: BaseException) -> BaseException:
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return error
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def _body(response: httpcore.Response, scene: RemoteScene) -> Iterator[bytes]:

@@ -31,6 +31,7 @@ _GDAL = {
     "GDAL_GEOREF_SOURCES": "INTERNAL",
 }
 _BLOCK_BYTES = 1 << 30
+_TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # classic and BigTIFF
 _EDGE_POINTS = 16
 _HALF_TURN = 180
 _SLACK = 1e-6
@@ -112,11 +113,20 @@ def _opened(path: Path, shown: str) -> Iterator[Any]:
         try:
             scene = rasterio.open(path, driver="GTiff")
         except RasterioError:
-            raise TaskError(
-                "not_a_raster", f"{shown} is not a GeoTIFF; give a GeoTIFF or a COG."
-            ) from None
+            raise TaskError("not_a_raster", _why_not_opened(path, shown)) from None
         with scene:
             yield scene
+
+
+def _why_not_opened(path: Path, shown: str) -> str:
+    try:
+        with path.open("rb") as stream:
+            start = stream.read(4)
+    except OSError as error:
+        return f"{shown} cannot be read ({error.strerror})."
+    if start in _TIFF_STARTS:
+        return f"{shown} is a damaged GeoTIFF, perhaps cut short; upload it again."
+    return f"{shown} is not a GeoTIFF; give a GeoTIFF or a COG."
 
 
 def _check_pixels(scene: Any, shown: str) -> None:
