@@ -8,11 +8,12 @@ from collections import Counter
 from collections.abc import Iterator
 from datetime import datetime
 from itertools import groupby
-from typing import Any
+from typing import Any, cast
 from uuid import uuid4
 
 from sqlalchemy import (
     ColumnElement,
+    Table,
     and_,
     bindparam,
     column,
@@ -213,7 +214,7 @@ def _insert_tasks(session: Session, request_id: str, plan: Plan) -> None:
 
 
 def _insert_task_rows(session: Session, rows: list[dict[str, Any]]) -> None:
-    table = Task.__table__
+    table = cast("Table", Task.__table__)
     if session.get_bind().dialect.name == "sqlite":
         session.execute(insert(table), rows)
         return

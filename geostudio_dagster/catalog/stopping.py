@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
 
-from sqlalchemy import and_, func, or_, select, update
+from sqlalchemy import ColumnElement, and_, case, func, or_, select, update
 from sqlalchemy.orm import Session, aliased
 
 from geostudio_dagster.catalog.changes import (
@@ -197,22 +196,36 @@ def _tasks_to_retry(session: Session, request: Request) -> int:
     return tasks
 
 
-def _ended_badly() -> Any:
+def _ended_badly() -> ColumnElement[bool]:
     return Task.status.in_([StepStatus.FAILED, StepStatus.STOPPED])
 
 
 def _reset_tasks(session: Session, request_id: str) -> None:
+    """The first step of each that is not FINISHED is READY, as if never tried; later ones wait.
+
+    None of these steps is READY or RUNNING, so every change is one that the table has.
+    """
     retried = select(Task.id).where(Task.request_id == request_id, _ended_badly())
-    of_retried = and_(Step.request_id == request_id, Step.task_id.in_(retried))
-    ended = Step.status.in_([StepStatus.FAILED, StepStatus.STOPPED])
-    move_steps_in_bulk(session, StepStatus.WAITING, and_(of_retried, ended), **RESET)
     earlier = aliased(Step)
     first_open = (
         select(func.min(earlier.number))
         .where(earlier.task_id == Step.task_id, earlier.status != StepStatus.FINISHED)
+        .correlate(Step)
         .scalar_subquery()
     )
-    move_steps_in_bulk(session, StepStatus.READY, and_(of_retried, Step.number == first_open))
+    status = case(
+        (Step.number == first_open, StepStatus.READY.value), else_=StepStatus.WAITING.value
+    )
+    session.execute(
+        update(Step)
+        .where(
+            Step.request_id == request_id,
+            Step.task_id.in_(retried),
+            Step.status != StepStatus.FINISHED,
+        )
+        .values(status=status, **RESET),
+        execution_options={"synchronize_session": False},
+    )
     follow_steps_in_bulk(session, and_(Task.request_id == request_id, _ended_badly()))
 
 
