@@ -13,3 +13,6 @@ SHARD_TAG = "geostudio/shard"
 ATTEMPT_TAG = "geostudio/attempt"
 MODEL_TAG = "geostudio/model"
 OWNER_TAG = "geostudio/owner"
+# A run request that carries Dagster's own tag is taken as resolved. Without it, every request
+# of a tick would load all keys of the definition to look for its own.
+PARTITION_TAG = "dagster/partition"

@@ -12,6 +12,7 @@ from geostudio_dagster.catalog import ShardRecord
 from geostudio_dagster.defs.jobs import publish_job, shard_job
 from geostudio_dagster.defs.partitions import (
     ATTEMPT_TAG,
+    PARTITION_TAG,
     REQUEST_TAG,
     SHARD_TAG,
     request_partitions,
@@ -100,7 +101,11 @@ def shard_dispatcher(
                 run_key=f"publish:{request.id}:{request.publish_attempt}",
                 job_name=publish_job.name,
                 partition_key=request.id,
-                tags={REQUEST_TAG: request.id, ATTEMPT_TAG: str(request.publish_attempt)},
+                tags={
+                    PARTITION_TAG: request.id,
+                    REQUEST_TAG: request.id,
+                    ATTEMPT_TAG: str(request.publish_attempt),
+                },
             )
             for request in requests
         ),
@@ -123,6 +128,7 @@ def _shard_run(shard: ShardRecord) -> dg.RunRequest:
         job_name=shard_job.name,
         partition_key=shard.key,
         tags={
+            PARTITION_TAG: shard.key,
             REQUEST_TAG: shard.request_id,
             SHARD_TAG: shard.key,
             ATTEMPT_TAG: str(shard.attempt),

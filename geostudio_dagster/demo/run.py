@@ -161,7 +161,7 @@ def _show(installation: Installation, request: RequestRecord, console: Console) 
     shown = (("prediction", "prediction COG"), ("mosaic-0", "whole scene COG"))
     for name, title in (*shown, ("stac", "STAC item"), ("archive", "archive")):
         if artifact := artifacts.get(name):
-            table.add_row(title, str(installation.storage.path(artifact.key or "")))
+            table.add_row(title, str(installation.path_of(artifact)))
     for layer in installation.catalog.layers(request.id):
         table.add_row("layer", layer.uri)
     table.add_row("map", f"{installation.settings.gateway_url}/maps/{request.id}")

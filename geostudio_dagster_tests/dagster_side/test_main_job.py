@@ -46,7 +46,7 @@ def tasks_of(installation: Installation, request: str) -> list[TaskRecord]:
 def test_one_scene_ends_as_a_layer(
     installation: Installation, model: ModelRecord, make_scene: MakeScene, driver: Driver
 ) -> None:
-    scene = make_scene("a_2024-06-30.tif")
+    scene = make_scene("a_2024-06-30.tif", size=700)
     request = submit(installation, [str(scene)], model, name="one")
     assert driver.until_over(request) == "COMPLETED"
 
@@ -293,7 +293,8 @@ def test_a_launch_with_a_whole_request_is_a_way_in(
     assert driver.launch("plan_request_job", run_config=config).success  # the same request again
     assert len(installation.catalog.requests()) == 1
 
-    config["ops"]["plan_request"]["config"]["request"] = {**document, "model": "nothing", "id": None}
+    del document["id"]
+    document["model"] = "nothing"
     refused = driver.launch("plan_request_job", run_config=config)
     assert not refused.success
     failure = refused.get_step_failure_events()[0]
