@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.command import downgrade
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import create_engine, inspect
+
+from geostudio_dagster.catalog import Catalog
+from geostudio_dagster.catalog.migration import SCRIPTS
+from geostudio_dagster.catalog.schema import Base
+from geostudio_dagster.errors import InvalidRequest
+
+MIGRATE = "import sys; from geostudio_dagster.catalog import Catalog; Catalog.open(sys.argv[1]).migrate()"
+
+
+def test_migrations_make_the_tables_that_the_models_describe(empty_url: str) -> None:
+    catalog = Catalog.open(empty_url)
+    catalog.migrate()
+    engine = create_engine(empty_url)
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, Base.metadata) == []
+    engine.dispose()
+    catalog.close()
+
+
+def test_migrating_again_keeps_what_is_there(empty_url: str) -> None:
+    catalog = Catalog.open(empty_url)
+    catalog.migrate()
+    with catalog._write() as session:
+        session.connection().exec_driver_sql(
+            "INSERT INTO run_leases VALUES ('a', '2026-01-01 00:00:00.000000')"
+        )
+    catalog.migrate()
+    assert catalog.run_lease("a") is not None
+    catalog.close()
+
+
+def test_a_downgrade_leaves_no_table(empty_url: str) -> None:
+    catalog = Catalog.open(empty_url)
+    catalog.migrate()
+    config = Config()
+    config.set_main_option("script_location", str(SCRIPTS))
+    with catalog._writer.begin() as connection:
+        config.attributes["connection"] = connection
+        downgrade(config, "base")
+    engine = create_engine(empty_url)
+    assert set(inspect(engine).get_table_names()) - {"alembic_version"} == set()
+    engine.dispose()
+    catalog.close()
+
+
+def test_processes_that_start_at_once_migrate_once(empty_url: str) -> None:
+    command = [sys.executable, "-c", MIGRATE, empty_url]
+    started = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(4)]
+    errors = [process.communicate(timeout=120)[1] for process in started]
+    assert [process.returncode for process in started] == [0, 0, 0, 0], errors
+    catalog = Catalog.open(empty_url)
+    assert catalog.requests() == []
+    catalog.close()
+
+
+def test_sqlite_is_in_wal_with_foreign_keys(tmp_path: Path) -> None:
+    catalog = Catalog.open(f"sqlite:///{tmp_path / 'catalog.db'}")
+    catalog.migrate()
+    with catalog._read() as session:
+        connection = session.connection()
+        assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
+        assert connection.exec_driver_sql("PRAGMA foreign_keys").scalar() == 1
+        assert connection.exec_driver_sql("PRAGMA busy_timeout").scalar() == 60_000
+
+
+def test_the_catalog_imports_nothing_heavy() -> None:
+    program = (
+        "import sys, geostudio_dagster.catalog;"
+        "print([name for name in ('torch', 'dagster', 'alembic', 'rasterio') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("url", "problem"),
+    [
+        ("catalog.db", "is not an SQLAlchemy URL"),
+        ("sqlite://", "is a SQLite database in memory, which processes cannot share"),
+        ("sqlite:///:memory:", "is a SQLite database in memory, which processes cannot share"),
+        ("mysql://root@localhost/x", "names the driver mysql"),
+        ("postgresql+psycopg://localhost/x", "names the driver postgresql+psycopg"),
+    ],
+)
+def test_other_databases_are_refused(url: str, problem: str) -> None:
+    with pytest.raises(InvalidRequest) as refusal:
+        Catalog.open(url)
+    assert str(refusal.value) == (
+        f"database_url: {problem}; use sqlite:////folder/catalog.db or "
+        "postgresql+psycopg2://user@host/database."
+    )
+
+
+def test_postgresql_needs_no_driver_in_its_url() -> None:
+    catalog = Catalog.open("postgresql://someone@localhost/x")
+    assert catalog._url.drivername == "postgresql+psycopg2"
