@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import json
 import warnings
+import zipfile
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,6 +27,7 @@ def load_scripted(bundle: Bundle, device: str) -> tuple[nn.Module, int | None]:
 
 def load_exported(bundle: Bundle, device: str) -> tuple[nn.Module, int | None]:
     """A torch.export program, and its batch size if it was exported with a fixed one."""
+    _refuse_pickles(bundle.weights_path)
     program = torch.export.load(str(bundle.weights_path))
     if device != "cpu":
         from torch.export.passes import move_to_device_pass
@@ -38,3 +43,30 @@ def _batch_size(program: torch.export.ExportedProgram) -> int | None:
             size: Any = node.meta["val"].shape[0]
             return size if isinstance(size, int) else None
     return None
+
+
+def _refuse_pickles(path: Path) -> None:
+    """Make sure that loading a torch.export archive runs no code out of it.
+
+    Its loader unpickles whatever the archive says is pickled, and what is not plain tensors.
+
+    Raises:
+        ValueError: the archive has such a part.
+    """
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+        if len(set(names)) != len(names):
+            raise ValueError("the archive has two parts of the same name")
+        for name in names:
+            if "/aotinductor/" in name:
+                raise ValueError(f"the archive has compiled code ({name}); export it without")
+            if name.endswith("_config.json") and _says_pickle(json.loads(archive.read(name))):
+                raise ValueError(f"the archive has pickled objects ({name}); export plain tensors")
+            if name.endswith(".pt"):
+                torch.load(io.BytesIO(archive.read(name)), weights_only=True)
+
+
+def _says_pickle(node: Any) -> bool:
+    if isinstance(node, dict):
+        return bool(node.get("use_pickle")) or any(_says_pickle(item) for item in node.values())
+    return isinstance(node, list) and any(_says_pickle(item) for item in node)

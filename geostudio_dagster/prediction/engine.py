@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import rasterio
+from rasterio.transform import array_bounds
 
 from geostudio_dagster.errors import Cancelled, TaskError
 from geostudio_dagster.models.bundle import Bundle
@@ -153,7 +154,7 @@ class _Run:
             clock=self._clock,
         )
         with output.raster:
-            output.describe(tags | self._tags())
+            output.describe(self._tags() | tags)
             sink = _Progressing(output, self._core, progress)
             for panel in self._panels():
                 self._predict_panel(panel, sink, cancelled)
@@ -186,8 +187,7 @@ class _Run:
         """What happened, once the output is in place."""
         core, plan, grid = self._core, self._plan, self._grid
         pixels = core.width * core.height
-        west, north = output.transform * (0, 0)
-        east, south = output.transform * (core.width, core.height)
+        west, south, east, north = array_bounds(core.height, core.width, output.transform)
         return PredictionReport(
             pixels=pixels,
             patches=self._patches,
@@ -203,7 +203,7 @@ class _Run:
             seconds=self._clock.seconds | {"total": self._clock.total()},
             nodata_fraction=output.nodata_pixels / pixels,
             class_counts=output.class_counts(),
-            bounds=(west, min(south, north), east, max(south, north)),
+            bounds=(west, south, east, north),
             crs=self._scene.crs.to_string(),
             shape=(output.bands, core.height, core.width),
             peak_rss=peak_rss(),

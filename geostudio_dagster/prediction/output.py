@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from affine import Affine
 from numpy.typing import NDArray
+from rasterio.windows import Window
+from rasterio.windows import transform as window_transform
 
 from geostudio_dagster.models.bundle import BundleManifest
 from geostudio_dagster.prediction.report import StageClock
@@ -46,7 +47,7 @@ class PredictionFile:
         self._classes = manifest.task == "segmentation"
         self._clock = clock
         self.bands = 1 if self._classes else channels
-        self.transform = scene.transform * Affine.translation(core.col, core.row)
+        self.transform = window_transform(Window(*core), scene.transform)
         self.counts = np.zeros(CLASS_NODATA + 1, dtype=np.int64)
         self.nodata_pixels = 0
         self.raster = ScratchRaster(

@@ -9,6 +9,7 @@ from typing import Any
 import rasterio
 from affine import Affine
 from rasterio.windows import Window
+from rasterio.windows import transform as window_transform
 
 from geostudio_dagster.errors import TaskError
 from geostudio_dagster.raster.cog import BLOCK, Overviews, ScratchRaster, write_cog
@@ -57,7 +58,9 @@ def _join(
 ) -> Overviews:
     with rasterio.open(parts[0][0]) as first:
         window = Box(*parts[0][1])
-        grid = _Grid(first, first.transform * Affine.translation(-window.col, -window.row))
+        grid = _Grid(
+            first, window_transform(Window(-window.col, -window.row, 1, 1), first.transform)
+        )
         whole = ScratchRaster(
             path,
             size=size,
@@ -104,7 +107,7 @@ class _Grid:
         Raises:
             TaskError: ``parts_differ``.
         """
-        expected = self.transform * Affine.translation(window.col, window.row)
+        expected = window_transform(Window(*window), self.transform)
         fits = (file.width, file.height) == (window.width, window.height)
         fits = fits and min(window.col, window.row) >= 0
         fits = fits and window.right <= size[0] and window.bottom <= size[1]

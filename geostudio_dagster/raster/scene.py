@@ -52,7 +52,7 @@ class Scene:
     one thread at a time.
 
     Raises:
-        TaskError: ``not_a_raster``, ``too_few_bands``, ``grids_differ``, ``no_georeference``,
+        TaskError: ``not_a_raster``, ``too_few_bands``, ``grids_differ``, ``not_georeferenced``,
             ``rotated_grid``, ``wrong_dates`` or ``unsupported_pixels``.
     """
 
@@ -130,9 +130,10 @@ class Scene:
         try:
             self._read_channels(window, out)
             valid[...] = True
-            for file, band in self._masks:
-                mask = self._files[file].read_masks(band, window=window)
-                np.logical_and(valid, mask, out=valid)
+            for number, alpha in self._masks:
+                file = self._files[number]
+                read = file.read if alpha else file.read_masks
+                np.logical_and(valid, read(alpha or 1, window=window), out=valid)
         except (RasterioError, OSError) as error:
             raise TaskError(
                 "corrupt",
@@ -189,7 +190,7 @@ class Scene:
         first = self._files[0]
         if first.crs is None or first.transform.is_identity:
             raise TaskError(
-                "no_georeference",
+                "not_georeferenced",
                 f"{self._name()} has no coordinate reference system or no position; "
                 "add both, for example with gdal_translate -a_srs and -a_ullr.",
             )
@@ -261,20 +262,16 @@ class Scene:
             gain=scale / band.std,
         )
 
-    def _find_masks(self) -> list[tuple[int, int]]:
-        """Mask bands to read beside the pixels: (file, band whose mask it is, or the alpha)."""
-        masks = []
+    def _find_masks(self) -> list[tuple[int, int | None]]:
+        """What to read beside the pixels: (file, its alpha band, or None for its mask band)."""
+        masks: list[tuple[int, int | None]] = []
         for number in sorted({channel.file for channel in self.channels}):
             file = self._files[number]
-            alphas = [
-                band
-                for band, kind in enumerate(file.colorinterp, start=1)
-                if kind == ColorInterp.alpha
-            ]
-            if MaskFlags.per_dataset in file.mask_flag_enums[0]:
-                masks.append((number, 1))
-            elif alphas:
-                masks.append((number, alphas[0]))
+            data = self._bands(number)
+            masks += [(number, band) for band in range(1, file.count + 1) if band not in data]
+            flags = file.mask_flag_enums[0]
+            if MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags:
+                masks.append((number, None))
         return masks
 
 

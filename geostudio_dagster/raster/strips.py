@@ -65,13 +65,14 @@ class SceneStrip:
 
     def _drop(self, start: int) -> None:
         gone = start - self._first
-        keep = self._loaded - start
+        keep = max(self._loaded - start, 0)
         if gone <= 0:
             return
         # Plane by plane, since NumPy copies overlapping regions through a temporary.
         for plane in (*self._pixels, self._valid):
             plane[:keep] = plane[gone : gone + keep]
         self._first = start
+        self._loaded = start + keep
 
     def _load(self, stop: int) -> None:
         row, top = self._loaded, self._loaded - self._first
