@@ -274,11 +274,11 @@ def _sweep(folder: Path) -> None:
 
 
 def _try_lock(folder: Path) -> int | None:
-    folder.mkdir(parents=True, exist_ok=True)
     lock = folder / "lock"
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except FileNotFoundError:  # the holder finished and removed the folder just now
+    except (FileNotFoundError, FileExistsError):  # the holder removes the folder just now
         return None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
