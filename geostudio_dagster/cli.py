@@ -168,7 +168,9 @@ def models_list(as_json: AsJson = False) -> None:
     with _installation() as installation:
         models = installation.catalog.models()
         if as_json:
-            _print_json([{"name": m.name, "version": m.version, "digest": m.digest} for m in models])
+            _print_json(
+                [{"name": m.name, "version": m.version, "digest": m.digest} for m in models]
+            )
             return
         table = Table("model", "task", "bands", "digest", box=None)
         for model in models:
@@ -271,5 +273,3 @@ def demo(
 def version() -> None:
     """Print the version."""
     typer.echo(__version__)
-
-

@@ -12,7 +12,7 @@ from uuid import NAMESPACE_URL, uuid5
 from geostudio_dagster.errors import Conflict, InvalidRequest
 from geostudio_dagster.installation import Installation
 from geostudio_dagster.planning.admission import admit
-from geostudio_dagster.planning.request import parse_request_json
+from geostudio_dagster.planning.request import RequestSpec, parse_request_json
 
 # A file that does not parse may still be being written; give its writer this long.
 _SETTLE_S = 5.0
@@ -39,22 +39,12 @@ def take_all(installation: Installation) -> list[InboxOutcome]:
 
 
 def _take(installation: Installation, path: Path) -> InboxOutcome | None:
-    limit = installation.settings.max_request_bytes
-    status = path.stat()
     try:
-        if status.st_size > limit:
-            raise InvalidRequest(
-                "request", f"is {status.st_size} bytes long", f"stay under {limit} bytes"
-            )
-        text = path.read_bytes()
-        spec = parse_request_json(text)
-        if spec.id is None:
-            # The same file seen again after a crash must be the same request.
-            identity = f"{path.absolute()}:{status.st_mtime_ns}:{sha256(text).hexdigest()}"
-            spec = spec.model_copy(update={"id": uuid5(NAMESPACE_URL, identity)})
-        request = admit(spec, installation.catalog, installation.settings, owner="inbox")
+        request = admit(
+            _read(installation, path), installation.catalog, installation.settings, owner="inbox"
+        )
     except (InvalidRequest, Conflict) as error:
-        if time.time() - status.st_mtime < _SETTLE_S and _is_truncated(path):
+        if time.time() - path.stat().st_mtime < _SETTLE_S and _is_truncated(path):
             return None
         target = _move(path, "rejected")
         target.with_suffix(".reason.txt").write_text(f"{error}\n", "utf-8")
@@ -62,6 +52,22 @@ def _take(installation: Installation, path: Path) -> InboxOutcome | None:
     target = _move(path, "accepted")
     target.with_suffix(".id.txt").write_text(f"{request.id}\n", "utf-8")
     return InboxOutcome(path.name, accepted=True, verdict=request.id)
+
+
+def _read(installation: Installation, path: Path) -> RequestSpec:
+    limit = installation.settings.max_request_bytes
+    status = path.stat()
+    if status.st_size > limit:
+        raise InvalidRequest(
+            "request", f"is {status.st_size} bytes long", f"stay under {limit} bytes"
+        )
+    text = path.read_bytes()
+    spec = parse_request_json(text)
+    if spec.id is not None:
+        return spec
+    # The same file seen again after a crash must be the same request.
+    identity = f"{path.absolute()}:{status.st_mtime_ns}:{sha256(text).hexdigest()}"
+    return spec.model_copy(update={"id": uuid5(NAMESPACE_URL, identity)})
 
 
 def _is_truncated(path: Path) -> bool:

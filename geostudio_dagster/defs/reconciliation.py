@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 import dagster as dg
 from dagster import DagsterInstance, DagsterRun, RunsFilter
 
-from geostudio_dagster.catalog import RequestRecord, ShardRecord
+from geostudio_dagster.catalog import RequestRecord, RequestStatus, ShardRecord, ShardStatus
 from geostudio_dagster.defs.jobs import publish_job, shard_job
 from geostudio_dagster.defs.partitions import ATTEMPT_TAG, REQUEST_TAG, SHARD_TAG
 from geostudio_dagster.installation import Installation
@@ -50,7 +50,10 @@ def _shards(instance: DagsterInstance, installation: Installation) -> Iterator[s
     for shard in installation.catalog.live_shards():
         reason = _why_over(instance, installation, shard)
         if reason is not None:
-            installation.catalog.shard_run_ended(shard.key, shard.run_id, now(), delay)
+            # A submitted shard still names the run before; the one that never came has no name.
+            begun = shard.status == ShardStatus.RUNNING
+            run_id = shard.run_id or "" if begun else ""
+            installation.catalog.shard_run_ended(shard.key, run_id, now(), delay)
             yield f"shard {shard.key}: {reason}; it is ready for another run"
 
 
@@ -58,7 +61,7 @@ def _why_over(
     instance: DagsterInstance, installation: Installation, shard: ShardRecord
 ) -> str | None:
     """Why nobody works on a shard that the catalog holds for live, or None if somebody does."""
-    if shard.status == "SUBMITTED":
+    if shard.status == ShardStatus.SUBMITTED:
         tags = {SHARD_TAG: shard.key, ATTEMPT_TAG: str(shard.attempt)}
         runs = runs_of(instance, shard_job.name, tags)
         if not runs:
@@ -87,7 +90,7 @@ def _lost(instance: DagsterInstance, installation: Installation, run: DagsterRun
 
 def _publishing(instance: DagsterInstance, installation: Installation) -> Iterator[str]:
     shards = installation.settings.shards
-    for request in installation.catalog.requests(status="PUBLISHING_RESULTS", limit=500):
+    for request in installation.catalog.requests(RequestStatus.PUBLISHING_RESULTS, limit=500):
         reason = _why_publishing_is_over(instance, installation, request)
         if reason is not None:
             installation.catalog.defer_publish(

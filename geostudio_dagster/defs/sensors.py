@@ -42,7 +42,7 @@ def inbox_sensor(
     place = installation.get()
     outcomes = inbox.take_all(place)
     for outcome in outcomes:
-        context.log.info(f"{outcome.file}: {outcome.verdict}")
+        context.log.info("%s: %s", outcome.file, outcome.verdict)
     return dg.SkipReason(f"{len(outcomes)} request files taken from {place.settings.inbox}.")
 
 

@@ -79,8 +79,11 @@ def _run(
         installation, context.partition_key, context.run_id, process_id, work, workers=workers
     )
     context.log.info(
-        f"{report.count('finished')} of {len(report.outcomes)} tasks finished {process_id} "
-        f"in {report.seconds:.1f} s"
+        "%d of %d tasks finished %s in %.1f s",
+        report.count("finished"),
+        len(report.outcomes),
+        process_id,
+        report.seconds,
     )
     return model, report
 

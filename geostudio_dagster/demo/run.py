@@ -9,7 +9,6 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from geostudio_dagster import services
 from geostudio_dagster.catalog import ModelRecord, RequestRecord
@@ -90,7 +89,7 @@ def _submit(
     reference = f"{model.name}@{model.version}"
     if input_scene is None:
         documents = demo_requests(installation.settings.data_folder)
-        if model.owner != "demo" or reference.split("@")[0] != documents[0]["model"]:
+        if model.owner != "demo" or reference.split("@", maxsplit=1)[0] != documents[0]["model"]:
             documents = [{**document, "id": None} for document in documents]
         documents = [{**document, "model": reference} for document in documents]
     else:
@@ -115,9 +114,7 @@ def _daemon(installation: Installation, dagster_yaml: Path, workspace: Path) -> 
             yield
 
 
-def _wait(
-    installation: Installation, requests: Sequence[RequestRecord], console: Console
-) -> None:
+def _wait(installation: Installation, requests: Sequence[RequestRecord], console: Console) -> None:
     columns = (
         TextColumn("  {task.description}"),
         BarColumn(),
@@ -136,9 +133,7 @@ def _wait(
             time.sleep(_POLL_S)
 
 
-def _update(
-    installation: Installation, request_id: str, progress: Progress, bar: TaskID
-) -> bool:
+def _update(installation: Installation, request_id: str, progress: Progress, bar: TaskID) -> bool:
     summary = installation.catalog.summary(request_id)
     status = summary.request.status
     total = sum(sum(counts.values()) for counts in summary.steps_by_status.values())
@@ -150,22 +145,30 @@ def _update(
 
 
 def _show(installation: Installation, request: RequestRecord, console: Console) -> None:
-    table = Table(show_header=False, box=None, padding=(0, 1))
-    table.add_row("request", f"{request.spec['name']}: [bold]{request.status}[/]")
+    rows = [("request", f"{request.spec['name']}: [bold]{request.status}[/]")]
     if request.error:
-        table.add_row("error", request.error)
-    task = next(iter(installation.catalog.tasks(request.id, limit=1)), None)
+        rows.append(("error", request.error))
+    tasks = installation.catalog.tasks(request.id, limit=1)
     artifacts = {a.name: a for a in installation.catalog.artifacts(request.id)}
-    if task is not None:
-        artifacts = {a.name: a for a in installation.catalog.artifacts(task.id)} | artifacts
-    shown = (("prediction", "prediction COG"), ("mosaic-0", "whole scene COG"))
-    for name, title in (*shown, ("stac", "STAC item"), ("archive", "archive")):
-        if artifact := artifacts.get(name):
-            table.add_row(title, str(installation.path_of(artifact)))
-    for layer in installation.catalog.layers(request.id):
-        table.add_row("layer", layer.uri)
-    table.add_row("map", f"{installation.settings.gateway_url}/maps/{request.id}")
-    console.print(table, soft_wrap=True)
+    if tasks:
+        artifacts |= {a.name: a for a in installation.catalog.artifacts(tasks[0].id)}
+    of_first = f" ({tasks[0].id.rsplit('-', 1)[1]})" if request.n_tasks > 1 else ""
+    if "mosaic-0" in artifacts:
+        rows.append(("whole scene", str(installation.path_of(artifacts["mosaic-0"]))))
+    for name, title in (
+        ("prediction", "prediction COG"),
+        ("stac", "STAC item"),
+        ("archive", "zip"),
+    ):
+        if name in artifacts:
+            rows.append((title + of_first, str(installation.path_of(artifacts[name]))))
+    rows += [("layer", layer.uri) for layer in installation.catalog.layers(request.id)]
+    rows.append(("map", _map(installation, request)))
+    width = max(len(name) for name, _ in rows)
+    for name, value in rows:
+        # One line each, however long: a path that is cut or wrapped can't be copied.
+        console.print(f"  {name:<{width}}  {value}", soft_wrap=True, highlight=False)
+    console.print()
 
 
 def _serve(

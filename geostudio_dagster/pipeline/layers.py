@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from geostudio_dagster.catalog import LayerRecord, ModelRecord, TaskRecord
+from geostudio_dagster.catalog import LayerRecord, TaskRecord
 from geostudio_dagster.errors import GeostudioError
 from geostudio_dagster.installation import Installation
 from geostudio_dagster.models.bundle import BundleManifest
@@ -76,91 +75,107 @@ def publish_request(installation: Installation, request_id: str, run_id: str) ->
     )
 
 
+@dataclass(frozen=True, slots=True)
+class _Draft:
+    """A layer as it is to be published."""
+
+    request_id: str
+    name: str
+    title: str
+    abstract: str
+    style: dict[str, Any]
+    granules: tuple[Granule, ...]
+
+    @property
+    def layer_name(self) -> str:
+        """The name on GeoServer, where all requests share a workspace."""
+        return f"{self.request_id}-{self.name}"
+
+    @property
+    def digest(self) -> str:
+        """Changes whenever pixels, style or title do."""
+        pixels = [[granule.artifact.key, granule.artifact.sha256] for granule in self.granules]
+        content = json.dumps([self.title, self.style, pixels], sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()
+
+
 def _publish_layers(installation: Installation, request_id: str) -> Iterator[LayerRecord]:
+    for draft in _drafts(installation, request_id):
+        if draft.granules:
+            yield _publish(installation, draft)
+
+
+def _drafts(installation: Installation, request_id: str) -> Iterator[_Draft]:
     catalog = installation.catalog
     request = catalog.request(request_id)
     model = catalog.model(request.model_id)
     manifest = installation.bundle(model).manifest
     tasks = list(catalog.publishable_tasks(request_id))
-    if not tasks:
-        return
     pictures = _granules(installation, tasks, "rgb")
-    predictions = join_parts(
-        installation, request_id, _granules(installation, tasks, "prediction")
+    predictions = join_parts(installation, request_id, _granules(installation, tasks, "prediction"))
+    subject = request.spec.get("name") or request_id[:8]
+    made_by = f"{model.name}, version {model.version}"
+    yield _Draft(
+        request_id,
+        "input_rgb",
+        f"Input · {subject}",
+        f"What {made_by} has seen.",
+        styles.rgb_style(),
+        tuple(pictures),
     )
-    style = _prediction_style(manifest, predictions)
-    wanted = (
-        ("input_rgb", "Input", styles.rgb_style(), pictures),
-        ("pred", manifest.title or model.name, style, predictions),
+    yield _Draft(
+        request_id,
+        "pred",
+        f"{manifest.title or model.name} · {subject}",
+        f"Made by {made_by}.",
+        styles.prediction_style(manifest, _value_range(installation, manifest, tasks)),
+        tuple(predictions),
     )
-    for name, title, style, granules in wanted:
-        if granules:
-            label = f"{title} · {request.spec.get('name') or request_id[:8]}"
-            yield _publish(installation, request_id, name, label, style, granules, model)
 
 
-def _granules(
-    installation: Installation, tasks: Sequence[TaskRecord], role: str
-) -> list[Granule]:
+def _granules(installation: Installation, tasks: Sequence[TaskRecord], role: str) -> list[Granule]:
     return [Granule(task, installation.catalog.artifact(task.id, role)) for task in tasks]
 
 
-def _prediction_style(manifest: BundleManifest, granules: Sequence[Granule]) -> dict[str, Any]:
-    ranges = [granule.artifact.metadata.get("range") for granule in granules]
-    known = [(float(low), float(high)) for low, high in filter(None, ranges)]
-    spread = (min(low for low, _ in known), max(high for _, high in known)) if known else None
-    return styles.prediction_style(manifest, spread)
+def _value_range(
+    installation: Installation, manifest: BundleManifest, tasks: Sequence[TaskRecord]
+) -> tuple[float, float] | None:
+    """Lowest and highest predicted value, where the colours have to follow from them."""
+    if manifest.task != "regression" or manifest.ramp:
+        return None
+    figures = [installation.catalog.artifact(task.id, "stats").metadata for task in tasks]
+    known = [(f["min"], f["max"]) for f in figures if f.get("min") is not None]
+    return (min(low for low, _ in known), max(high for _, high in known)) if known else None
 
 
-def _publish(
-    installation: Installation,
-    request_id: str,
-    name: str,
-    title: str,
-    style: dict[str, Any],
-    granules: Sequence[Granule],
-    model: ModelRecord,
-) -> LayerRecord:
-    digest = _digest(title, style, granules)
-    layer_name = f"{request_id}-{name}"
-    settings = installation.settings.geoserver
-    if settings is not None:
-        uri = _to_geoserver(
-            installation, settings, layer_name, title, style, digest, granules, model
-        )
+def _publish(installation: Installation, draft: _Draft) -> LayerRecord:
+    settings = installation.settings
+    if settings.geoserver is not None:
+        uri = _to_geoserver(installation, settings.geoserver, draft)
     else:
-        uri = f"{installation.settings.gateway_url}/layers/{request_id}/{name}"
+        uri = f"{settings.gateway_url}/layers/{draft.request_id}/{draft.name}"
     return LayerRecord(
-        request_id=request_id,
-        name=name,
-        title=title,
+        request_id=draft.request_id,
+        name=draft.name,
+        title=draft.title,
         kind="raster",
-        bounds=_union(granule.artifact.metadata["bounds"] for granule in granules),
-        style=style,
+        bounds=_union(granule.artifact.metadata["bounds"] for granule in draft.granules),
+        style=draft.style,
         granules=tuple(
             {
                 "task_id": granule.task.id,
                 "key": granule.artifact.key,
                 "bounds": granule.artifact.metadata["bounds"],
             }
-            for granule in granules
+            for granule in draft.granules
         ),
         uri=uri,
-        digest=digest,
-        published_at=dt.datetime.now(dt.UTC),
+        digest=draft.digest,
+        published_at=now(),
     )
 
 
-def _to_geoserver(
-    installation: Installation,
-    settings: GeoServerSettings,
-    layer_name: str,
-    title: str,
-    style: dict[str, Any],
-    digest: str,
-    granules: Sequence[Granule],
-    model: ModelRecord,
-) -> str:
+def _to_geoserver(installation: Installation, settings: GeoServerSettings, draft: _Draft) -> str:
     files = [
         GranuleFile(
             path=installation.path_of(granule.artifact),
@@ -168,22 +183,17 @@ def _to_geoserver(
             crs=str(granule.artifact.metadata.get("crs", "")),
             date=granule.task.date,
         )
-        for granule in granules
+        for granule in draft.granules
     ]
     with GeoServer(settings) as server:
         return server.publish_layer(
-            layer_name,
-            title=title,
-            abstract=f"Made by {model.name}, version {model.version}.",
-            style=style_document(style, layer_name, title),
-            digest=digest,
+            draft.layer_name,
+            title=draft.title,
+            abstract=draft.abstract,
+            style=style_document(draft.style, draft.layer_name, draft.title),
+            digest=draft.digest,
             granules=files,
         ).uri
-
-
-def _digest(title: str, style: dict[str, Any], granules: Sequence[Granule]) -> str:
-    content = [title, style, [[g.artifact.key, g.artifact.sha256] for g in granules]]
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _union(boxes: Iterable[Sequence[float]]) -> Bounds:

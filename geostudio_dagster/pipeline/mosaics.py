@@ -81,7 +81,6 @@ def _mosaic(
             **parts[0].artifact.metadata,
             "bounds": bounds,
             "made_from": made_from,
-            "range": _range(parts),
         },
     )
     installation.catalog.put_artifacts([record])
@@ -104,13 +103,6 @@ def _tags(installation: Installation, part: Granule) -> Mapping[str, str]:
         for key, value in tags.items()
         if key.startswith("GEOSTUDIO_") and key != "GEOSTUDIO_TASK"
     }
-
-
-def _range(parts: Sequence[Granule]) -> list[float] | None:
-    ranges = [r for part in parts if (r := part.artifact.metadata.get("range"))]
-    if not ranges:
-        return None
-    return [min(low for low, _ in ranges), max(high for _, high in ranges)]
 
 
 def _fingerprint(parts: Sequence[Granule]) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from geostudio_dagster.catalog import ArtifactRecord, TaskRecord
+from geostudio_dagster.catalog import ArtifactRecord, StepStatus, TaskRecord
 from geostudio_dagster.errors import Cancelled, LeaseLost, TaskError
 from geostudio_dagster.installation import Installation
 from geostudio_dagster.storage import task_key
@@ -111,102 +111,102 @@ def run_stage(
     of order ends the stage early.
     """
     started = time.monotonic()
-    catalog = installation.catalog
-    lease_s = installation.settings.shards.lease_s
-    tasks = catalog.claim(
-        shard_key,
-        process_id,
-        run_id,
-        lease_s,
-        now(),
-        max_crashes=installation.settings.shards.max_crashes,
-    )
-    stop = _StopSign(installation, shard_key.split("/")[0])
-
-    def do(task: TaskRecord) -> TaskOutcome:
-        return _work_one(installation, task, process_id, run_id, work, stop)
-
+    shards = installation.settings.shards
     with heartbeat(installation, run_id):
+        tasks = installation.catalog.claim(
+            shard_key,
+            process_id,
+            run_id,
+            shards.lease_s,
+            now(),
+            max_crashes=shards.max_crashes,
+        )
+        stop = _StopSign(installation, shard_key.split("/", maxsplit=1)[0])
+        run = _StageRun(installation, process_id, run_id, work, stop)
         if workers == 1:
-            outcomes = tuple(map(do, tasks))
+            outcomes = tuple(map(run.do, tasks))
         else:
             with ThreadPoolExecutor(workers, thread_name_prefix=process_id) as pool:
-                outcomes = tuple(pool.map(do, tasks))
+                outcomes = tuple(pool.map(run.do, tasks))
     return StageReport(outcomes, time.monotonic() - started)
 
 
-def _work_one(
-    installation: Installation,
-    task: TaskRecord,
-    process_id: str,
-    run_id: str,
-    work: Work,
-    stop: _StopSign,
-) -> TaskOutcome:
-    catalog, storage = installation.catalog, installation.storage
-    if stop():
-        return TaskOutcome(task, "cancelled")
-    scratch_name = f"{task.id}-{process_id}"
-    try:
-        if not catalog.start_step(task.id, process_id, run_id):
+@dataclass(frozen=True, slots=True)
+class _StageRun:
+    """One stage in one run; does task after task."""
+
+    installation: Installation
+    process_id: str
+    run_id: str
+    work: Work
+    stop: _StopSign
+
+    def do(self, task: TaskRecord) -> TaskOutcome:
+        """Work one task and record how it ended."""
+        catalog, storage = self.installation.catalog, self.installation.storage
+        if self.stop():
+            return TaskOutcome(task, "cancelled")
+        if not catalog.start_step(task.id, self.process_id, self.run_id):
             return TaskOutcome(task, "lost", error="Another run took this task over.")
-        context = WorkContext(installation, storage.scratch(scratch_name), run_id, stop)
-        output = work(task, context)
-        artifacts = tuple(
-            [*(_commit(installation, task, file) for file in output.files), *output.external]
+        scratch_name = f"{task.id}-{self.process_id}"
+        try:
+            return self._work(task, storage.scratch(scratch_name))
+        except Cancelled:
+            return TaskOutcome(task, "cancelled")
+        except LeaseLost as error:
+            return TaskOutcome(task, "lost", error=str(error))
+        except Exception as error:
+            return self._record(task, self._as_task_error(task, error))
+        finally:
+            storage.discard_scratch(scratch_name)
+
+    def _work(self, task: TaskRecord, scratch: Path) -> TaskOutcome:
+        output = self.work(task, WorkContext(self.installation, scratch, self.run_id, self.stop))
+        committed = [self._commit(task, file) for file in output.files]
+        artifacts = (*committed, *output.external)
+        self.installation.catalog.finish_step(
+            task.id, self.process_id, self.run_id, artifacts, output.metrics
         )
-        catalog.finish_step(task.id, process_id, run_id, artifacts, output.metrics)
         return TaskOutcome(task, "finished", artifacts, output.metrics)
-    except Cancelled:
-        return TaskOutcome(task, "cancelled")
-    except LeaseLost as error:
-        return TaskOutcome(task, "lost", error=str(error))
-    except TaskError as error:
-        return _record_failure(installation, task, process_id, run_id, error)
-    except OSError as error:
-        problem = TaskError("storage", f"Reading or writing failed: {error}.", retryable=True)
-        return _record_failure(installation, task, process_id, run_id, problem)
-    except Exception as error:
-        # A defect must cost one task, not the shard; the traceback is for the operator.
-        log.exception("task %s, step %s", task.id, process_id)
-        problem = TaskError(
-            "internal", f"{process_id} broke on this task: {type(error).__name__}: {error}."
+
+    def _commit(self, task: TaskRecord, file: ProducedFile) -> ArtifactRecord:
+        key = task_key(task.request_id, task.id, file.name)
+        stored = self.installation.storage.commit(file.path, key)
+        return ArtifactRecord(
+            owner_id=task.id,
+            name=file.role,
+            key=stored.key,
+            media_type=file.media_type,
+            size=stored.size,
+            sha256=stored.sha256,
+            metadata=dict(file.metadata),
         )
-        return _record_failure(installation, task, process_id, run_id, problem)
-    finally:
-        storage.discard_scratch(scratch_name)
 
-
-def _commit(installation: Installation, task: TaskRecord, file: ProducedFile) -> ArtifactRecord:
-    stored = installation.storage.commit(
-        file.path, task_key(task.request_id, task.id, file.name)
-    )
-    return ArtifactRecord(
-        owner_id=task.id,
-        name=file.role,
-        key=stored.key,
-        media_type=file.media_type,
-        size=stored.size,
-        sha256=stored.sha256,
-        metadata=dict(file.metadata),
-    )
-
-
-def _record_failure(
-    installation: Installation,
-    task: TaskRecord,
-    process_id: str,
-    run_id: str,
-    error: TaskError,
-) -> TaskOutcome:
-    try:
-        status = installation.catalog.fail_step(
-            task.id, process_id, run_id, error, installation.settings.shards.max_attempts
+    def _as_task_error(self, task: TaskRecord, error: Exception) -> TaskError:
+        """What the task's user reads; the traceback of a defect is for the operator."""
+        if isinstance(error, TaskError):
+            return error
+        if isinstance(error, OSError):
+            return TaskError("storage", f"Reading or writing failed: {error}.", retryable=True)
+        log.error("task %s, step %s broke", task.id, self.process_id, exc_info=error)
+        return TaskError(
+            "internal",
+            f"{self.process_id} broke on this task: {type(error).__name__}: {error}.",
         )
-    except LeaseLost as lost:
-        return TaskOutcome(task, "lost", error=str(lost))
-    state = "failed" if status == "FAILED" else "retry"
-    return TaskOutcome(task, state, error=str(error))
+
+    def _record(self, task: TaskRecord, error: TaskError) -> TaskOutcome:
+        try:
+            status = self.installation.catalog.fail_step(
+                task.id,
+                self.process_id,
+                self.run_id,
+                error,
+                self.installation.settings.shards.max_attempts,
+            )
+        except LeaseLost as lost:
+            return TaskOutcome(task, "lost", error=str(lost))
+        state = "failed" if status == StepStatus.FAILED else "retry"
+        return TaskOutcome(task, state, error=str(error))
 
 
 class _StopSign:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
@@ -70,7 +71,7 @@ def test_partitions_and_lineage(definitions: dg.Definitions) -> None:
     assert names.pop("geoserver_layers") == "requests"
     assert set(names.values()) == {"shards"}
     chain = ["tiles", "predictions", "postprocessed", "processor_outputs", "shard_settled"]
-    for upstream, downstream in zip(chain, chain[1:], strict=False):
+    for upstream, downstream in itertools.pairwise(chain):
         assert dg.AssetKey(upstream) in graph.get(dg.AssetKey(downstream)).parent_keys
     assert dg.AssetKey("shard_settled") in graph.get(dg.AssetKey("geoserver_layers")).parent_keys
 
@@ -95,9 +96,7 @@ def test_predictions_wait_for_the_gpu_pool(definitions: dg.Definitions) -> None:
 
 def test_checks_by_name(definitions: dg.Definitions) -> None:
     graph = definitions.get_repository_def().asset_graph
-    checks = {
-        (key.asset_key.to_user_string(), key.name) for key in graph.asset_check_keys
-    }
+    checks = {(key.asset_key.to_user_string(), key.name) for key in graph.asset_check_keys}
     assert ("predictions", "valid_cog") in checks
     assert ("predictions", "nodata_fraction") in checks
     assert {asset for asset, name in checks if name == "all_tasks_ok"} == {

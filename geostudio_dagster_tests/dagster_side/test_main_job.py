@@ -168,9 +168,7 @@ def test_a_bad_task_costs_itself_only(
     after = tasks_of(installation, request)
     assert all(task.status == "FINISHED" for task in after)
     assert {t.id: t.steps[1].finished_at for t in after if t.id in times} == times
-    assert {
-        task: sha256_of(path_of(installation, task, "prediction")) for task in good
-    } == good
+    assert {task: sha256_of(path_of(installation, task, "prediction")) for task in good} == good
     assert len(installation.catalog.layers(request)[1].granules) == 30
 
 
