@@ -55,8 +55,10 @@ def _outline(dataset: DatasetReader) -> list[list[float]]:
         *((float(width), height * (1 - step)) for step in steps),
         *((width * (1 - step), 0.0) for step in steps),
     ]
-    places = [dataset.transform * pixel for pixel in pixels]
-    xs, ys = transform(dataset.crs, WGS84, [x for x, _ in places], [y for _, y in places])
+    grid = dataset.transform
+    eastings = [grid.a * column + grid.b * row + grid.c for column, row in pixels]
+    northings = [grid.d * column + grid.e * row + grid.f for column, row in pixels]
+    xs, ys = transform(dataset.crs, WGS84, eastings, northings)
     ring = [
         [round(float(x), _DECIMALS), round(float(y), _DECIMALS)]
         for x, y in zip(xs, ys, strict=True)

@@ -30,9 +30,8 @@
   }
 
   function swatch(fill, alpha = 1) {
-    const made = element("span", { className: "swatch" });
-    made.style.backgroundColor = fill;
-    made.style.opacity = alpha;
+    const made = element("span", { className: alpha < 1 ? "swatch see-through" : "swatch" });
+    made.style.backgroundColor = fill + Math.round(255 * alpha).toString(16).padStart(2, "0");
     return made;
   }
 
@@ -122,16 +121,17 @@
     let hectares = 0;
     for (const item of style.classes) {
       const counted = item.share !== undefined;
-      const row = element("li", {}, swatch(item.colour, Math.max(item.opacity, 0.15)),
+      const share = element("span", { className: "share", text: counted ? percent(item.share) : "" });
+      const row = element("li", {}, swatch(item.colour, item.opacity),
         element("span", { className: "name", text: item.name }),
-        element("span", { className: "share", text: counted ? percent(item.share) : "" }));
+        share);
       if (counted) {
         const filled = element("span");
         filled.style.width = `${100 * item.share}%`;
         filled.style.backgroundColor = item.colour;
         row.append(element("span", { className: "bar" }, filled));
         row.title = `${number(item.pixels, 0)} pixels${item.area_ha ? `, ${area(item.area_ha)}` : ""}`;
-        if (item.area_ha) row.querySelector(".share").textContent += ` · ${area(item.area_ha)}`;
+        if (item.area_ha) share.textContent += ` · ${area(item.area_ha)}`;
         hectares += item.area_ha || 0;
       }
       list.append(row);
@@ -244,6 +244,7 @@
         twin.addLayer({ ...rasterLayer(input), layout: { visibility: "visible" } });
         follow();
       });
+      twin.on("idle", () => { at("compare").dataset.state = "ready"; });
       map.on("move", follow);
     }
     if (on) { twin.resize(); follow(); moveDivider(); }
