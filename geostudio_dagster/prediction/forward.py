@@ -71,6 +71,10 @@ class ForwardPass:
         self._model = model
         self._plan = plan
         self._clock = clock
+        # Importing terratorch sets "medium" for the whole process, which computes float32
+        # products in bfloat16: 1 % off, and different from batch size to batch size. Not put
+        # back afterwards, since another thread may be in the middle of its own forward pass.
+        torch.set_float32_matmul_precision("highest")
 
     def over(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, Tensor | None]]:
         """Each batch with its output, float32 (batch size, channels, size, size).

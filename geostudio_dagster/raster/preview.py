@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import rasterio
 from numpy.typing import NDArray
 from rasterio.enums import Resampling
+from rasterio.errors import NotGeoreferencedWarning
 from rasterio.io import MemoryFile
 
 from geostudio_dagster.errors import TaskError
@@ -101,7 +103,8 @@ def _png(picture: Image) -> bytes:
     """RGBA (height, width, 4) as a PNG."""
     height, width, _ = picture.shape
     profile = {"driver": "PNG", "width": width, "height": height, "count": 4, "dtype": "uint8"}
-    with MemoryFile() as memory:
+    with MemoryFile() as memory, warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)  # a picture lies nowhere
         with memory.open(**profile) as file:
             file.write(np.moveaxis(picture, -1, 0))
         return bytes(memory.read())

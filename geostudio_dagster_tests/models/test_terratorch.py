@@ -16,7 +16,7 @@ from geostudio_dagster.errors import TaskError
 from geostudio_dagster.models.bundle import Bundle, load_bundle
 from geostudio_dagster.models.runtime import load_runtime
 from geostudio_dagster.models.torchvision_ops import ensure_torchvision
-from geostudio_dagster.prediction import predict
+from geostudio_dagster.prediction import PredictOptions, predict
 from geostudio_dagster_tests.prediction.builders import read, write_raster
 
 SIZE = 64
@@ -109,6 +109,7 @@ def own_forward(module: Any, dates: list[np.ndarray]) -> np.ndarray:
     means = np.array(MEANS, np.float32)[:, None, None]
     stds = np.array(STDS, np.float32)[:, None, None]
     stack = np.stack([(pixels.astype(np.float32) - means) / stds for pixels in dates], axis=1)
+    torch.set_float32_matmul_precision("highest")  # importing terratorch makes it "medium"
     with torch.inference_mode():
         batch = torch.from_numpy(stack if len(dates) > 1 else stack[:, 0])[None]
         output: np.ndarray = module(batch).output[0].numpy()
@@ -139,6 +140,20 @@ def test_a_regression_is_what_terratorch_itself_gives(tmp_path: Path) -> None:
     predict(scene, bundle, tmp_path / "o.tif", scratch=tmp_path)
     expected = own_forward(module, [pixels])
     np.testing.assert_allclose(read(tmp_path / "o.tif", 1), expected, atol=1e-4)
+
+
+def test_exact_stays_exact_after_terratorch_was_imported(
+    tmp_path: Path, segmentation: tuple[Bundle, Any]
+) -> None:
+    torch.set_float32_matmul_precision("medium")
+    [pixels] = patches(1)
+    scene = write_raster(tmp_path / "s.tif", np.tile(pixels, (1, 2, 3)), names=BANDS)
+    outputs = []
+    for batch_size in (1, 5):
+        options = PredictOptions(batch_size=batch_size)
+        predict(scene, segmentation[0], tmp_path / "o.tif", scratch=tmp_path, options=options)
+        outputs.append(read(tmp_path / "o.tif", 1))
+    np.testing.assert_array_equal(*outputs)
 
 
 def test_several_dates_are_what_terratorch_itself_gives(tmp_path: Path) -> None:
