@@ -23,6 +23,7 @@ _PERCENTILES = (2.0, 98.0)
 _SAMPLES = 8  # sampled squares along each side of the scene
 _SAMPLE = 256  # side of a sampled square, pixels
 _COLUMNS = 2048  # columns per read: memory does not grow with the scene's width
+_GDAL_CACHE = 64 * 1024**2  # bytes; by default GDAL would keep a twentieth of the memory
 _OPAQUE = 255
 
 Stretch = tuple[tuple[float, float], ...]
@@ -66,7 +67,7 @@ def write_quicklook(
     """
     paths = [source] if isinstance(source, Path) else list(source)
     narrowed, latest = _colours_only(paths, manifest)
-    with Scene(latest, narrowed) as scene:
+    with rasterio.Env(GDAL_CACHEMAX=_GDAL_CACHE), Scene(latest, narrowed) as scene:
         core = scene.core(window)
         stretch = None if scene.dtype == np.uint8 else _stretch(scene)
         names = tuple(band.name for band in narrowed.bands)
@@ -77,7 +78,9 @@ def write_quicklook(
                 for number, name in enumerate(names if len(names) > 1 else names * 3, start=1):
                     file.set_band_description(number, name)
                 file.set_band_description(4, "alpha")
-                missing = sum(_write(file, scene, core, box, stretch) for box in _boxes(core))
+                missing = sum(
+                    _write(file, scene, core, box, stretch) for box in _boxes(core, scene)
+                )
             write_cog(rough, target, "average")
         finally:
             rough.unlink(missing_ok=True)
@@ -123,11 +126,13 @@ def _tags(names: Sequence[str], stretch: Stretch | None) -> dict[str, str]:
     return {"GEOSTUDIO_BANDS": ",".join(names), "GEOSTUDIO_STRETCH": json.dumps(limits)}
 
 
-def _boxes(core: Box) -> Iterator[Box]:
+def _boxes(core: Box, scene: Scene) -> Iterator[Box]:
     """Boxes that cover the core, on the blocks of the output."""
+    striped = scene.block[1] >= scene.width  # a strip would be decoded again for every box of it
+    columns = core.width if striped else _COLUMNS
     for row in range(core.row, core.bottom, BLOCK):
-        for col in range(core.col, core.right, _COLUMNS):
-            yield Box(col, row, min(_COLUMNS, core.right - col), min(BLOCK, core.bottom - row))
+        for col in range(core.col, core.right, columns):
+            yield Box(col, row, min(columns, core.right - col), min(BLOCK, core.bottom - row))
 
 
 def _write(file: Any, scene: Scene, core: Box, box: Box, stretch: Stretch | None) -> int:
@@ -181,5 +186,6 @@ def _spread(length: int) -> list[tuple[int, int]]:
     """Starts and lengths of at most eight spans of 256, spread over a side of the scene."""
     if length <= _SAMPLES * _SAMPLE:
         return [(start, min(_SAMPLE, length - start)) for start in range(0, length, _SAMPLE)]
-    step = (length - _SAMPLE) / (_SAMPLES - 1)
-    return [(round(number * step), _SAMPLE) for number in range(_SAMPLES)]
+    # On multiples of 256, so that a square lies in one block of the usual sizes.
+    last = length // _SAMPLE - 1
+    return [(_SAMPLE * (number * last // (_SAMPLES - 1)), _SAMPLE) for number in range(_SAMPLES)]

@@ -19,6 +19,7 @@ from geostudio_dagster.errors import TaskError
 from geostudio_dagster.models.bundle import BundleManifest
 
 _ROWS, _COLUMNS = 512, 2048
+_GDAL_CACHE = 64 * 1024**2  # bytes; by default GDAL would keep a twentieth of the memory
 _VALUES = 256
 _BINS = 4096
 _PERCENTILES = (2, 25, 50, 75, 98)
@@ -40,7 +41,10 @@ def statistics(prediction: Path, manifest: BundleManifest) -> dict[str, Any]:
         TaskError: ``not_a_raster``, the prediction cannot be read.
     """
     try:
-        with rasterio.open(prediction, driver="GTiff") as raster:
+        with (
+            rasterio.Env(GDAL_CACHEMAX=_GDAL_CACHE),
+            rasterio.open(prediction, driver="GTiff") as raster,
+        ):
             if manifest.task == "segmentation":
                 return _segmentation(raster, manifest)
             return _regression(raster, manifest)
