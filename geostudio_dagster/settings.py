@@ -38,7 +38,12 @@ class ShardSettings(BaseModel):
     assumed_mpx_per_second: float = Field(
         default=1.0, gt=0, description="Prediction speed assumed before there is any history."
     )
-    lease_s: float = Field(default=30.0, gt=0, description="Silence after which work is free again.")
+    lease_s: float = Field(
+        default=30.0, gt=0, description="Silence after which work is free again."
+    )
+    start_grace_s: float = Field(
+        default=60.0, gt=0, description="Silence of a run that was asked for but gave no sign yet."
+    )
     max_attempts: int = Field(default=3, ge=1, description="Tries of a retryable task failure.")
     max_crashes: int = Field(
         default=10, ge=1, description="Deaths of the process at one task before it is failed."

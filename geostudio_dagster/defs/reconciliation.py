@@ -8,7 +8,7 @@ code server died with it), or it goes on although its request was cancelled.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 import dagster as dg
 from dagster import DagsterInstance, DagsterRun, RunsFilter
@@ -19,8 +19,6 @@ from geostudio_dagster.defs.partitions import ATTEMPT_TAG, REQUEST_TAG, SHARD_TA
 from geostudio_dagster.installation import Installation
 from geostudio_dagster.pipeline.stage import now
 
-# A run that was asked for appears within this time, or the asking was lost.
-_LAUNCH_GRACE = dt.timedelta(seconds=60)
 
 _LIVE = [
     dg.DagsterRunStatus.NOT_STARTED,
@@ -61,31 +59,46 @@ def _why_over(
     instance: DagsterInstance, installation: Installation, shard: ShardRecord
 ) -> str | None:
     """Why nobody works on a shard that the catalog holds for live, or None if somebody does."""
-    if shard.status == ShardStatus.SUBMITTED:
-        tags = {SHARD_TAG: shard.key, ATTEMPT_TAG: str(shard.attempt)}
-        runs = runs_of(instance, shard_job.name, tags)
-        if not runs:
-            asked = shard.submitted_at or now()
-            return "no run appeared" if now() - asked > _LAUNCH_GRACE else None
-        ended = all(run.is_finished for run in runs)
-        return f"run {runs[0].run_id} ended before it began work" if ended else None
-    run = instance.get_run_by_id(shard.run_id or "")
-    if run is None:
-        return f"run {shard.run_id} is gone"
+    if shard.status == ShardStatus.RUNNING:
+        return why_over(instance, installation, shard.run_id or "")
+    tags = {SHARD_TAG: shard.key, ATTEMPT_TAG: str(shard.attempt)}
+    runs = runs_of(instance, shard_job.name, tags)
+    if not runs:
+        grace = dt.timedelta(seconds=installation.settings.shards.start_grace_s)
+        return "no run appeared" if now() - (shard.submitted_at or now()) > grace else None
+    reasons = [why_over(instance, installation, run.run_id) for run in runs]
+    return None if None in reasons else reasons[0]
+
+
+def why_over(instance: DagsterInstance, installation: Installation, run_id: str) -> str | None:
+    """Why a run is over, or None while it lives.
+
+    A run whose signs of life stopped is declared failed: Dagster does not notice when its code
+    server died with it, and would wait for ever.
+    """
+    record = instance.get_run_record_by_id(run_id)
+    if record is None:
+        return f"run {run_id} is gone"
+    run = record.dagster_run
     if run.is_finished:
-        return f"run {run.run_id} ended as {run.status.value}"
-    return _lost(instance, installation, run)
-
-
-def _lost(instance: DagsterInstance, installation: Installation, run: DagsterRun) -> str | None:
-    """Declare a run dead whose heartbeat stopped: Dagster alone would wait for it for ever."""
-    lease_until = installation.catalog.run_lease(run.run_id)
-    # A run that could not reach the catalog for one lease may still be alive; for two, it lost.
-    grace = dt.timedelta(seconds=installation.settings.shards.lease_s)
-    if lease_until is None or now() - lease_until <= grace:
+        return f"run {run_id} ended as {run.status.value}"
+    if run.status not in (dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING):
+        return None  # waits in the queue, or is being launched: Dagster watches that
+    shards = installation.settings.shards
+    lease_until = installation.catalog.run_lease(run_id)
+    if lease_until is not None:
+        # One lease without a sign may be a slow catalog; two are nobody.
+        silent_since, patience = lease_until, shards.lease_s
+    else:
+        silent_since, patience = _epoch(record.start_time), shards.start_grace_s
+    if now() - silent_since <= dt.timedelta(seconds=patience):
         return None
-    instance.report_run_failed(run, f"No heartbeat since the lease ran out at {lease_until}.")
-    return f"run {run.run_id} lost its heartbeat"
+    instance.report_run_failed(run, f"No sign of life since {silent_since:%Y-%m-%d %H:%M:%S} UTC.")
+    return f"run {run_id} gave no sign of life"
+
+
+def _epoch(seconds: float | None) -> dt.datetime:
+    return now() if seconds is None else dt.datetime.fromtimestamp(seconds, dt.UTC)
 
 
 def _publishing(instance: DagsterInstance, installation: Installation) -> Iterator[str]:
@@ -102,18 +115,12 @@ def _publishing(instance: DagsterInstance, installation: Installation) -> Iterat
 def _why_publishing_is_over(
     instance: DagsterInstance, installation: Installation, request: RequestRecord
 ) -> str | None:
-    if request.publish_run_id is None:
-        tags = {REQUEST_TAG: request.id, ATTEMPT_TAG: str(request.publish_attempt)}
-        runs = runs_of(instance, publish_job.name, tags)
-        return "its run broke before it began" if runs and _all_over(runs) else None
-    run = instance.get_run_by_id(request.publish_run_id)
-    if run is None or run.is_finished:
-        return "its run ended"
-    return _lost(instance, installation, run)
-
-
-def _all_over(runs: Iterable[DagsterRun]) -> bool:
-    return all(run.is_finished for run in runs)
+    if request.publish_run_id is not None:
+        return why_over(instance, installation, request.publish_run_id)
+    tags = {REQUEST_TAG: request.id, ATTEMPT_TAG: str(request.publish_attempt)}
+    runs = runs_of(instance, publish_job.name, tags)
+    reasons = [why_over(instance, installation, run.run_id) for run in runs]
+    return reasons[0] if reasons and None not in reasons else None
 
 
 def _cancelled(instance: DagsterInstance, installation: Installation) -> Iterator[str]:

@@ -13,6 +13,7 @@ from geostudio_dagster.defs.shard_assets import OWNERS, shard_settled
 from geostudio_dagster.errors import Conflict, InvalidRequest, NotFound
 from geostudio_dagster.installation import Installation
 from geostudio_dagster.pipeline import layers, plans
+from geostudio_dagster.pipeline.stage import heartbeat
 from geostudio_dagster.planning.admission import admit
 
 GROUP = "requests"
@@ -29,9 +30,10 @@ def _plan_metadata(installation: Installation, planned: plans.PlannedRequest) ->
     }
 
 
-def _plan(installation: Installation, request_id: str) -> plans.PlannedRequest:
+def _plan(installation: Installation, request_id: str, run_id: str) -> plans.PlannedRequest:
     try:
-        return plans.plan_request(installation, request_id)
+        with heartbeat(installation, run_id):
+            return plans.plan_request(installation, request_id)
     except (Conflict, NotFound, InvalidRequest) as error:
         raise dg.Failure(str(error), allow_retries=False) from error
 
@@ -52,7 +54,7 @@ def request_plan(
 ) -> dg.MaterializeResult:
     """Plan one request."""
     place = installation.get()
-    planned = _plan(place, context.partition_key)
+    planned = _plan(place, context.partition_key, context.run_id)
     return dg.MaterializeResult(metadata=_plan_metadata(place, planned))
 
 
@@ -80,7 +82,7 @@ def plan_request(
         request_id = str(config.request_id)
     context.instance.add_dynamic_partitions(request_partitions.name or "", [request_id])
     context.instance.add_run_tags(context.run_id, {REQUEST_TAG: request_id})
-    planned = _plan(place, request_id)
+    planned = _plan(place, request_id, context.run_id)
     context.log_event(
         dg.AssetMaterialization(
             request_plan.key, partition=request_id, metadata=_plan_metadata(place, planned)

@@ -18,7 +18,7 @@ from geostudio_dagster.defs.partitions import (
     request_partitions,
     shard_partitions,
 )
-from geostudio_dagster.defs.reconciliation import reconcile, runs_of
+from geostudio_dagster.defs.reconciliation import reconcile, runs_of, why_over
 from geostudio_dagster.defs.request_assets import plan_request_job
 from geostudio_dagster.defs.resources import InstallationResource
 from geostudio_dagster.pipeline.stage import now
@@ -57,12 +57,13 @@ def request_planner(
     context: dg.SensorEvaluationContext, installation: InstallationResource
 ) -> dg.SensorResult:
     """One planning run at a time for each waiting request, three tries in all."""
-    catalog = installation.get().catalog
+    place = installation.get()
+    catalog = place.catalog
     launches = []
     for request in catalog.requests_to_plan(PLANS_A_TICK):
         tags = {REQUEST_TAG: request.id}
         earlier = runs_of(context.instance, plan_request_job.name, tags)
-        if any(not run.is_finished for run in earlier):
+        if any(why_over(context.instance, place, run.run_id) is None for run in earlier):
             continue
         if len(earlier) >= PLAN_ATTEMPTS:
             catalog.fail_request(

@@ -32,13 +32,14 @@ class Place:
         self.settings = Settings(
             data_folder=folder / "data",
             allowed_roots=(scenes,),
-            shards=ShardSettings(lease_s=LEASE_S, retry_delay_s=0),
+            shards=ShardSettings(lease_s=LEASE_S, start_grace_s=2 * LEASE_S, retry_delay_s=0),
         )
         self.environment = {
             **os.environ,
             "GEOSTUDIO_DATA_FOLDER": str(folder / "data"),
             "GEOSTUDIO_ALLOWED_ROOTS": f'["{scenes}"]',
             "GEOSTUDIO_SHARDS__LEASE_S": str(LEASE_S),
+            "GEOSTUDIO_SHARDS__START_GRACE_S": str(2 * LEASE_S),
             "GEOSTUDIO_SHARDS__RETRY_DELAY_S": "0",
         }
 
@@ -53,7 +54,7 @@ class Place:
             [*command, request, str(self.folder / "dagster")],
             env=self.environment,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=(self.folder / "worker.log").open("a"),
             text=True,
         )
         assert worker.stdout is not None
