@@ -85,7 +85,9 @@ def scene_address(text: str, settings: Settings) -> RemoteScene | LocalScene:
         return _local(text, text, settings)
     scheme = _without_controls(text).partition(":")[0].lower()
     if scheme in ("http", "https"):
-        return RemoteScene(http_url(text))
+        url = http_url(text)
+        _refuse_closed_number(url.host, text, settings)
+        return RemoteScene(url)
     if scheme == "file":
         return _local(_path_of(text), text, settings)
     raise UnacceptableAddressError(
@@ -178,6 +180,20 @@ def is_public(address: Address) -> bool:
         and not address.is_unspecified
         and not any(address in network for network in _CLOSED)
     )
+
+
+def _refuse_closed_number(host: str, text: str, settings: Settings) -> None:
+    """Refuse a bare number that is not public at once; names are looked up when it matters."""
+    try:
+        number = ipaddress.ip_address(host)
+    except ValueError:
+        return
+    if not is_public(number) and host not in settings.fetch.allowed_hosts:
+        raise UnacceptableAddressError(
+            "forbidden_address",
+            f"{shown(text)} leads to {number}, which is not a public address",
+            "give a public URL, or have GEOSTUDIO_FETCH__ALLOWED_HOSTS name the host",
+        )
 
 
 def _without_controls(text: str) -> str:

@@ -8,9 +8,11 @@ proxy would resolve the name by itself.
 
 from __future__ import annotations
 
+import os
 import ssl
 import time
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any
 
 import httpcore
@@ -25,10 +27,16 @@ class GuardedPool(httpcore.ConnectionPool):
 
     def __init__(self, settings: FetchSettings, deadline: float) -> None:
         super().__init__(
-            ssl_context=httpx.create_ssl_context(),
+            ssl_context=_trust(os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")),
             max_connections=4,
             network_backend=_VettedBackend(settings, deadline),
         )
+
+
+@lru_cache
+def _trust(*_: str | None) -> ssl.SSLContext:
+    """What certificates are verified by; reading the authorities takes a while, so it is kept."""
+    return httpx.create_ssl_context()
 
 
 class _VettedBackend(httpcore.NetworkBackend):

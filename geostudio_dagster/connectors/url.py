@@ -86,12 +86,21 @@ def inspect(url: str, settings: Settings) -> SceneHeader | None:
     None where it cannot be had cheaply: the scene's own task will tell what is wrong with it.
     """
     try:
-        address = scene_address(url, settings)
-        if isinstance(address, LocalScene):
-            return read_header(address.path, str(address))
-        return _look(address, settings)
-    except (TaskError, UnacceptableAddressError):
+        return look(url, settings)
+    except TaskError:
         return None
+
+
+def look(url: str, settings: Settings) -> SceneHeader | None:
+    """As :func:`inspect`, for those who want to know why there is no header.
+
+    Raises:
+        TaskError: as for :func:`bring`.
+    """
+    address = _address(url, settings)
+    if isinstance(address, LocalScene):
+        return read_header(address.path, str(address))
+    return _look(address, settings)
 
 
 def bring(
@@ -118,10 +127,7 @@ def bring(
             ``unreachable`` (retryable), ``too_large``, ``not_a_raster``,
             ``not_georeferenced``, ``too_few_bands`` or ``changed``.
     """
-    try:
-        address = scene_address(url, settings)
-    except UnacceptableAddressError as error:
-        raise TaskError(error.code, str(error)) from error
+    address = _address(url, settings)
     if isinstance(address, LocalScene):
         brought = _local(address, manifest)
     else:
@@ -155,6 +161,13 @@ def verify_unchanged(path: Path, size: int, modified_ns: int | None) -> None:
 def scene_key(request_id: str, url: str) -> str:
     """Storage key of the request's copy of a remote scene."""
     return request_key(request_id, f"scenes/{_digest(url)}.tif")
+
+
+def _address(url: str, settings: Settings) -> RemoteScene | LocalScene:
+    try:
+        return scene_address(url, settings)
+    except UnacceptableAddressError as error:
+        raise TaskError(error.code, str(error)) from error
 
 
 def _digest(url: str) -> str:

@@ -6,15 +6,15 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import ceil, prod
 from threading import Lock
 from urllib.parse import urlsplit
 
 from geostudio_dagster.catalog import Plan, PlannedTask, RequestRecord
 from geostudio_dagster.connectors.header import SceneHeader, window_footprint
-from geostudio_dagster.connectors.url import inspect
-from geostudio_dagster.errors import InvalidRequest
+from geostudio_dagster.connectors.url import look
+from geostudio_dagster.errors import InvalidRequest, TaskError
 from geostudio_dagster.models.bundle import BundleManifest, PatchSettings
 from geostudio_dagster.planning.dates import date_in_name
 from geostudio_dagster.planning.grid import cores
@@ -23,8 +23,8 @@ from geostudio_dagster.settings import Settings
 
 STEPS = ("url-connector", "terratorch-inference", "postprocess-generic", "push-to-geoserver")
 
-_LOOKS_AT_ONCE = 8
-_SILENT_LOOKS = 3  # headers missing from one host before the rest of its scenes is taken unseen
+_LOOKS_AT_ONCE = 16
+_SILENT_LOOKS = 3  # times a host fails to answer before the rest of its scenes is taken unseen
 _SECONDS_PER_TASK = 0.25  # what a task costs besides its pixels: reading, records, packaging
 _UNKNOWN_PIXELS = 16_000_000  # assumed of a scene whose header could not be read
 
@@ -191,31 +191,34 @@ def _packed(seconds: Sequence[float], capacity: float) -> list[int]:
 
 @dataclass
 class _Hosts:
-    """Hosts that gave no header several times: asking them on would only cost time."""
+    """Hosts that did not answer several times: asking them on would only cost time."""
 
-    silent: Counter[str]
-    lock: Lock
+    silent: Counter[str] = field(default_factory=Counter)
+    lock: Lock = field(default_factory=Lock)
 
-    def give_up(self, url: str) -> bool:
+    def given_up(self, host: str) -> bool:
         with self.lock:
-            return self.silent[urlsplit(url).netloc] >= _SILENT_LOOKS
+            return self.silent[host] >= _SILENT_LOOKS
 
-    def note(self, url: str, header: SceneHeader | None) -> None:
-        if url.startswith("http"):
-            with self.lock:
-                host = urlsplit(url).netloc
-                self.silent[host] = self.silent[host] + 1 if header is None else 0
+    def note(self, host: str, *, answered: bool) -> None:
+        with self.lock:
+            self.silent[host] = 0 if answered else self.silent[host] + 1
 
 
 def _inspect_all(urls: Sequence[str], settings: Settings) -> list[SceneHeader | None]:
-    hosts = _Hosts(Counter(), Lock())
-
-    def look(url: str) -> SceneHeader | None:
-        if hosts.give_up(url):
-            return None
-        header = inspect(url, settings)
-        hosts.note(url, header)
-        return header
-
+    hosts = _Hosts()
     with ThreadPoolExecutor(_LOOKS_AT_ONCE, thread_name_prefix="inspect") as pool:
-        return list(pool.map(look, urls))
+        return list(pool.map(lambda url: _inspect(url, hosts, settings), urls))
+
+
+def _inspect(url: str, hosts: _Hosts, settings: Settings) -> SceneHeader | None:
+    host = urlsplit(url).netloc
+    if hosts.given_up(host):
+        return None
+    try:
+        header = look(url, settings)
+    except TaskError as error:
+        hosts.note(host, answered=not host or error.code != "unreachable")
+        return None
+    hosts.note(host, answered=True)
+    return header

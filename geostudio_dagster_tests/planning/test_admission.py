@@ -81,6 +81,8 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"spatial_domain": {"urls": [URL, "/etc/passwd"]}}, "spatial_domain.urls.1", "outside"),
     ({"spatial_domain": {"urls": ["/vsicurl/http://x/a.tif"]}}, "spatial_domain.urls.0", "outside"),
     ({"spatial_domain": {"urls": ["https://u:p@x.org/a"]}}, "spatial_domain.urls.0", "password"),
+    ({"spatial_domain": {"urls": ["http://169.254.169.254/a"]}}, "spatial_domain.urls.0", "public"),
+    ({"spatial_domain": {"urls": ["http://[::1]:80/a.tif"]}}, "spatial_domain.urls.0", "public"),
     ({"spatial_domain": {"urls": [URL, URL]}}, "spatial_domain", "twice"),
     ({"spatial_domain": {"urls": []}}, "spatial_domain", "is empty"),
     ({"spatial_domain": {"urls": [""]}}, "spatial_domain.urls.0", "at least 1"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -124,6 +125,19 @@ def test_a_silent_host_is_asked_a_few_times_only(
     plan = make_plan(spec(*urls), REQUEST, manifest, settings, None)
     assert len(plan.tasks) == 200
     assert plan.estimate["scenes_without_header"] == 200
+
+
+def test_scenes_that_a_host_lacks_do_not_speak_against_its_others(
+    make_scene: MakeScene,
+    serve: Callable[[Path], str],
+    settings: Settings,
+    manifest: BundleManifest,
+) -> None:
+    base = serve(make_scene("good.tif", size=64).parent)
+    urls = [*(f"{base}/missing_{number}.tif" for number in range(40)), f"{base}/good.tif"]
+    plan = make_plan(spec(*urls), REQUEST, manifest, settings, None)
+    assert plan.tasks[-1].scene_size == (64, 64)
+    assert plan.estimate["scenes_without_header"] == 40
 
 
 @pytest.mark.parametrize(
