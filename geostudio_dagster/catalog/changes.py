@@ -217,16 +217,15 @@ def derived_status() -> ScalarSelect[str]:
 
 
 def follow_steps_in_bulk(session: Session, condition: ColumnElement[bool]) -> None:
-    """:func:`follow_steps` for all tasks of a condition; errors of tasks that failed stay."""
+    """:func:`follow_steps` for all tasks of a condition."""
+    step = aliased(Step)
+    failed = step.status == StepStatus.FAILED
+    error = select(func.max(step.error)).where(step.task_id == Task.id, failed)
     session.flush()
     session.execute(
-        update(Task).where(condition).values(status=derived_status()),
-        execution_options={"synchronize_session": False},
-    )
-    session.execute(
         update(Task)
-        .where(condition, Task.status != StepStatus.FAILED, Task.error.isnot(None))
-        .values(error=None),
+        .where(condition)
+        .values(status=derived_status(), error=error.correlate(Task).scalar_subquery()),
         execution_options={"synchronize_session": False},
     )
 

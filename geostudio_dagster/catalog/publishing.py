@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, and_, delete, or_, select, update
+from sqlalchemy import ColumnElement, and_, delete, or_, select
 from sqlalchemy.orm import Session
 
 from geostudio_dagster.catalog.changes import (
@@ -25,7 +25,6 @@ from geostudio_dagster.catalog.schema import Layer, Request, Step, Task
 from geostudio_dagster.catalog.states import LIVE_REQUESTS, PUSH, RequestStatus, StepStatus
 from geostudio_dagster.errors import Conflict, LeaseLost, NotFound, TaskError
 
-_PAGE = 500
 _PUBLISHABLE = (StepStatus.READY, StepStatus.RUNNING, StepStatus.FINISHED)
 
 
@@ -79,7 +78,7 @@ class Publishing(Database):
             follow_steps_in_bulk(session, _of_request(request_id, StepStatus.FAILED))
             return request_record(request)
 
-    def publishable_tasks(self, request_id: str) -> Iterator[TaskRecord]:
+    def publishable_tasks(self, request_id: str, page_size: int = 500) -> Iterator[TaskRecord]:
         """All tasks whose results belong into the layers, in order, read page by page."""
         last = -1
         while True:
@@ -93,12 +92,12 @@ class Publishing(Database):
                     Step.status.in_(_PUBLISHABLE),
                 )
                 .order_by(Task.number)
-                .limit(_PAGE)
+                .limit(page_size)
             )
             with self._read() as session:
                 page = task_records(session, session.scalars(query).all())
             yield from page
-            if len(page) < _PAGE:
+            if len(page) < page_size:
                 return
             last = page[-1].number
 
@@ -169,7 +168,13 @@ class Publishing(Database):
                 _fail_push(session, request_id, task_id, error, now)
             pushed = _pushes(request_id, StepStatus.RUNNING)
             move_steps_in_bulk(
-                session, StepStatus.FINISHED, pushed, finished_at=now, attempts=Step.attempts + 1
+                session,
+                StepStatus.FINISHED,
+                pushed,
+                finished_at=now,
+                attempts=Step.attempts + 1,
+                error_code=None,
+                error=None,
             )
             follow_steps_in_bulk(session, _of_request(request_id, StepStatus.RUNNING))
             request.publish_run_id = None
@@ -240,13 +245,6 @@ def _fail_all_pushes(
         finished_at=now,
     )
     follow_steps_in_bulk(session, _of_request(request.id, StepStatus.RUNNING))
-    failed_push = select(Step.task_id).where(_pushes(request.id, StepStatus.FAILED))
-    session.execute(
-        update(Task)
-        .where(Task.request_id == request.id, Task.id.in_(failed_push))
-        .values(error=text),
-        execution_options={"synchronize_session": False},
-    )
     add_event(session, request.id, "publish_failed", now, error=text)
     conclude_request(session, request, now)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, and_, case, func, or_, select, update
+from sqlalchemy import ScalarSelect, and_, case, func, or_, select, update
 from sqlalchemy.orm import Session, aliased
 
 from geostudio_dagster.catalog.changes import (
@@ -33,6 +33,7 @@ from geostudio_dagster.catalog.states import (
 )
 from geostudio_dagster.errors import Conflict
 
+_ENDED_BADLY = (StepStatus.FAILED, StepStatus.STOPPED)
 _OPEN = (StepStatus.WAITING, StepStatus.READY, StepStatus.RUNNING)
 
 
@@ -139,7 +140,6 @@ class Stopping(Database):
 
 def _stop_steps(session: Session, request_id: str, *, in_hand_too: bool) -> None:
     """Stop the open steps, but for those after a failure, which stay WAITING."""
-    failed = select(Task.id).where(Task.request_id == request_id, Task.status == StepStatus.FAILED)
     open_steps = Step.status.in_(_OPEN)
     idle = and_(open_steps, or_(Step.status != StepStatus.RUNNING, Step.in_hand.is_(False)))
     move_steps_in_bulk(
@@ -148,7 +148,7 @@ def _stop_steps(session: Session, request_id: str, *, in_hand_too: bool) -> None
         and_(
             Step.request_id == request_id,
             open_steps if in_hand_too else idle,
-            Step.task_id.not_in(failed),
+            _task_status() != StepStatus.FAILED,
         ),
     )
     follow_steps_in_bulk(
@@ -186,7 +186,7 @@ def _tasks_to_retry(session: Session, request: Request) -> int:
             f"Request {request.id} is {request.status} and has no tasks to retry; "
             "submit it again under a new id."
         )
-    query = select(func.count()).where(Task.request_id == request.id, _ended_badly())
+    query = select(func.count()).where(Task.request_id == request.id, Task.status.in_(_ENDED_BADLY))
     tasks = int(session.scalar(query) or 0)
     if not tasks:
         raise Conflict(
@@ -196,8 +196,10 @@ def _tasks_to_retry(session: Session, request: Request) -> int:
     return tasks
 
 
-def _ended_badly() -> ColumnElement[bool]:
-    return Task.status.in_([StepStatus.FAILED, StepStatus.STOPPED])
+def _task_status() -> ScalarSelect[StepStatus]:
+    # Looked up by key for each step: a join would be planned by statistics that, right after
+    # a large plan was written, know nothing of it.
+    return select(Task.status).where(Task.id == Step.task_id).correlate(Step).scalar_subquery()
 
 
 def _reset_tasks(session: Session, request_id: str) -> None:
@@ -205,7 +207,6 @@ def _reset_tasks(session: Session, request_id: str) -> None:
 
     None of these steps is READY or RUNNING, so every change is one that the table has.
     """
-    retried = select(Task.id).where(Task.request_id == request_id, _ended_badly())
     earlier = aliased(Step)
     first_open = (
         select(func.min(earlier.number))
@@ -220,13 +221,15 @@ def _reset_tasks(session: Session, request_id: str) -> None:
         update(Step)
         .where(
             Step.request_id == request_id,
-            Step.task_id.in_(retried),
+            _task_status().in_(_ENDED_BADLY),
             Step.status != StepStatus.FINISHED,
         )
         .values(status=status, **RESET),
         execution_options={"synchronize_session": False},
     )
-    follow_steps_in_bulk(session, and_(Task.request_id == request_id, _ended_badly()))
+    follow_steps_in_bulk(
+        session, and_(Task.request_id == request_id, Task.status.in_(_ENDED_BADLY))
+    )
 
 
 def _shards_again(session: Session, request_id: str, now: datetime) -> None:

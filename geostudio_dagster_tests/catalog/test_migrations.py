@@ -16,7 +16,9 @@ from geostudio_dagster.catalog.migration import SCRIPTS
 from geostudio_dagster.catalog.schema import Base
 from geostudio_dagster.errors import InvalidRequest
 
-MIGRATE = "import sys; from geostudio_dagster.catalog import Catalog; Catalog.open(sys.argv[1]).migrate()"
+MIGRATE = (
+    "import sys; from geostudio_dagster.catalog import Catalog; Catalog.open(sys.argv[1]).migrate()"
+)
 
 
 def test_migrations_make_the_tables_that_the_models_describe(empty_url: str) -> None:
@@ -58,9 +60,9 @@ def test_a_downgrade_leaves_no_table(empty_url: str) -> None:
 
 def test_processes_that_start_at_once_migrate_once(empty_url: str) -> None:
     command = [sys.executable, "-c", MIGRATE, empty_url]
-    started = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(4)]
+    started = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(3)]
     errors = [process.communicate(timeout=120)[1] for process in started]
-    assert [process.returncode for process in started] == [0, 0, 0, 0], errors
+    assert [process.returncode for process in started] == [0, 0, 0], errors
     catalog = Catalog.open(empty_url)
     assert catalog.requests() == []
     catalog.close()
@@ -79,10 +81,10 @@ def test_sqlite_is_in_wal_with_foreign_keys(tmp_path: Path) -> None:
 def test_the_catalog_imports_nothing_heavy() -> None:
     program = (
         "import sys, geostudio_dagster.catalog;"
-        "print([name for name in ('torch', 'dagster', 'alembic', 'rasterio') if name in sys.modules])"
+        "print({'torch', 'dagster', 'alembic', 'rasterio'} & set(sys.modules))"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert done.stdout.strip() == "[]", done.stderr
+    output = subprocess.check_output([sys.executable, "-c", program], text=True)
+    assert output.strip() == "set()"
 
 
 @pytest.mark.parametrize(

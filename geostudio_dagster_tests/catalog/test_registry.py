@@ -11,7 +11,12 @@ def test_the_same_bundle_is_one_version(drive: Driver) -> None:
     first = drive.model()
     again = drive.catalog.register_model(bundle(), uri="/elsewhere", owner="bob")
     assert again == first
-    assert (first.name, first.version, first.uri, first.owner) == ("water", 1, "/models/water", "ann")
+    assert (first.name, first.version, first.uri, first.owner) == (
+        "water",
+        1,
+        "/models/water",
+        "ann",
+    )
     assert first.manifest["bands"][0]["name"] == "B02"
     assert first.created_at.tzinfo is not None
 
@@ -52,8 +57,10 @@ def test_no_model_at_all(catalog: Catalog) -> None:
         ),
         (
             "water@99999999999999999999",
-            "There is no model water@99999999999999999999: "
-            "the newest version of water is 2; use water@2.",
+            (
+                "There is no model water@99999999999999999999: "
+                "the newest version of water is 2; use water@2."
+            ),
         ),
         ("water@x", "There is no model water@x: the newest version of water is 2; use water@2."),
     ],

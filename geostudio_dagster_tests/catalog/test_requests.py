@@ -189,19 +189,19 @@ def test_a_plan_that_breaks_off_writes_nothing(drive: Driver) -> None:
     assert drive.catalog.record_plan("r", plan_of("r")) is True
 
 
-def test_twelve_thousand_tasks(drive: Driver) -> None:
-    request_id = drive.planned(12_000, 50)
+def test_six_thousand_tasks(drive: Driver) -> None:
+    request_id = drive.planned(6_000, 50)
     summary = drive.catalog.summary(request_id)
-    assert summary.tasks_by_status["READY"] == 12_000
-    assert summary.steps_by_status[CONNECTOR]["READY"] == 12_000
-    assert summary.steps_by_status[PUSH]["WAITING"] == 12_000
-    assert summary.pixels_total == 12_000_000
-    assert {shard.n_tasks for shard in drive.catalog.shards(request_id)} == {240}
-    last = drive.catalog.tasks(request_id, limit=1, offset=11_999)[0]
+    assert summary.tasks_by_status["READY"] == 6_000
+    assert summary.steps_by_status[CONNECTOR]["READY"] == 6_000
+    assert summary.steps_by_status[PUSH]["WAITING"] == 6_000
+    assert summary.pixels_total == 6_000_000
+    assert {shard.n_tasks for shard in drive.catalog.shards(request_id)} == {120}
+    last = drive.catalog.tasks(request_id, limit=1, offset=5_999)[0]
     assert last.shard_key == f"{request_id}/00049"
     assert drive.catalog.cancel(request_id).status == "STOPPED"
-    assert drive.catalog.summary(request_id).tasks_by_status["STOPPED"] == 12_000
-    assert drive.catalog.retry(request_id) == 12_000
+    assert drive.catalog.summary(request_id).tasks_by_status["STOPPED"] == 6_000
+    assert drive.catalog.retry(request_id) == 6_000
     assert len(drive.catalog.shards_to_dispatch(LATER, 100)) == 50
 
 
