@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated
 
 from fastapi import Depends, Request
 
-from geostudio_dagster.catalog import Catalog, LayerRecord
+from geostudio_dagster.catalog import Catalog
+from geostudio_dagster.gateway.early import layers_of
 from geostudio_dagster.gateway.shelf import LayerShelf
 from geostudio_dagster.settings import Settings
 from geostudio_dagster.storage import LocalStorage
@@ -31,11 +32,8 @@ class GatewayPlace:
         catalog.migrate()
         storage = LocalStorage(settings.storage_root)
 
-        def find(request_id: str) -> Sequence[LayerRecord]:
-            catalog.request(request_id)  # an unknown request is an error, not an empty map
-            return catalog.layers(request_id)
-
-        return cls(settings, catalog, storage, LayerShelf(find, storage))
+        shelf = LayerShelf(partial(layers_of, catalog), storage)
+        return cls(settings, catalog, storage, shelf)
 
     def close(self) -> None:
         """Give the catalog's connections back."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,15 +79,15 @@ class World:
         self.catalog.record_layers(REQUEST, layers)
 
 
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    """A request of one planned task and no layers."""
-    settings = Settings(data_folder=tmp_path / "data")
+@contextmanager
+def open_world(folder: Path) -> Iterator[World]:
+    """An installation below ``folder`` with a request of one planned task and no layers."""
+    settings = Settings(data_folder=folder / "data")
     settings.data_folder.mkdir()
     catalog = Catalog.open(settings.catalog_url)
     catalog.migrate()
-    bundle = Bundle(folder=tmp_path, manifest=class_manifest(), digest="ab" * 32)
-    model = catalog.register_model(bundle, uri=str(tmp_path), owner="tests")
+    bundle = Bundle(folder=folder, manifest=class_manifest(), digest="ab" * 32)
+    model = catalog.register_model(bundle, uri=str(folder), owner="tests")
     spec = {"model": "demo-water", "name": "Danube <b>wetlands</b> & June", "location": "Vienna"}
     catalog.create_request(request_id=REQUEST, spec=spec, model_id=model.id, owner="tests")
     task = PlannedTask(
@@ -98,12 +99,24 @@ def world(tmp_path: Path) -> Iterator[World]:
         scene_size=(PIXELS, PIXELS),
         footprint=None,
         pixels=PIXELS * PIXELS,
-        steps=("url-connector", "terratorch-inference", "push-to-geoserver"),
+        steps=(
+            "url-connector",
+            "terratorch-inference",
+            "postprocess-generic",
+            "push-to-geoserver",
+        ),
     )
     catalog.record_plan(REQUEST, Plan(tasks=(task,), shard_count=1, estimate={}))
     storage = LocalStorage(settings.storage_root)
-    yield World(settings, catalog, storage, tmp_path)
+    yield World(settings, catalog, storage, folder)
     catalog.close()
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    """A request without layers."""
+    with open_world(tmp_path) as opened:
+        yield opened
 
 
 def class_map() -> NDArray[np.uint8]:
@@ -135,9 +148,8 @@ def statistics(manifest: BundleManifest, pixels: NDArray[np.uint8]) -> dict[str,
     }
 
 
-@pytest.fixture
-def published(world: World) -> World:
-    """The request with its input and its prediction as layers."""
+def publish_both(world: World) -> None:
+    """Give the request its input and its prediction as layers."""
     manifest = class_manifest()
     prediction = world.raster(f"{REQUEST}-task_0", "pred", class_map())
     rgb = world.raster(f"{REQUEST}-task_0", "rgb", picture(), nodata=None)
@@ -146,6 +158,12 @@ def published(world: World) -> World:
         world.layer("input_rgb", "Input image", styles.rgb_style(), [rgb]),
         world.layer("pred", "Water", style, [prediction]),
     )
+
+
+@pytest.fixture
+def published(world: World) -> World:
+    """The request with its input and its prediction as layers."""
+    publish_both(world)
     return world
 
 

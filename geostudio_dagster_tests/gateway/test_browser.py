@@ -7,16 +7,17 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import pytest
 import uvicorn
-from fastapi import FastAPI
 from PIL import Image
 from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
 
-from geostudio_dagster_tests.gateway.conftest import REQUEST, World
+from geostudio_dagster.gateway.app import create_app
+from geostudio_dagster_tests.gateway.conftest import REQUEST, World, open_world, publish_both
 from geostudio_dagster_tests.gateway.test_layers import place
 
 pytestmark = pytest.mark.live
@@ -54,9 +55,10 @@ def browser() -> Iterator[Browser]:
         launched.close()
 
 
-@pytest.fixture
-def address(app: FastAPI) -> Iterator[str]:
-    """The gateway, served on a free port of loopback."""
+@contextmanager
+def serving(world: World) -> Iterator[str]:
+    """The gateway over a world, served on a free port of loopback; its address."""
+    app = create_app(world.settings)
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
@@ -80,20 +82,26 @@ class MapPage:
     complaints: list[str] = field(default_factory=list)
 
     @classmethod
-    def open(cls, browser: Browser, url: str, width: int = 1200, height: int = 800) -> MapPage:
+    def on(cls, browser: Browser, width: int = 900, height: int = 600) -> MapPage:
+        """An empty window."""
         page = browser.new_page(viewport={"width": width, "height": height})
-        opened = cls(page)
+        window = cls(page)
 
         def console(message: ConsoleMessage) -> None:
             if message.type in {"error", "warning"} and "GPU stall" not in message.text:
-                opened.complaints.append(message.text)
+                window.complaints.append(message.text)
 
-        page.on("request", lambda request: opened.requested.append(request.url))
+        page.on("request", lambda request: window.requested.append(request.url))
         page.on("console", console)
-        page.on("pageerror", lambda error: opened.complaints.append(str(error)))
-        page.goto(url)
-        opened.settle()
-        return opened
+        page.on("pageerror", lambda error: window.complaints.append(str(error)))
+        return window
+
+    def show(self, url: str) -> None:
+        """Open a map page and wait until it is drawn."""
+        self.requested.clear()
+        self.complaints.clear()
+        self.page.goto(url)
+        self.settle()
 
     def settle(self) -> None:
         """Wait until the map has drawn everything."""
@@ -121,16 +129,30 @@ class MapPage:
         return point["x"], point["y"]
 
 
-def near(colour: tuple[int, int, int], wanted: tuple[float, float, float]) -> bool:
+def near(colour: Sequence[float], wanted: Sequence[float]) -> bool:
     return all(abs(have - want) <= 2 for have, want in zip(colour, wanted, strict=True))
 
 
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A gateway with a published request."""
+    with open_world(tmp_path_factory.mktemp("published")) as world:
+        publish_both(world)
+        with serving(world) as url:
+            yield url
+
+
+@pytest.fixture(scope="module")
+def window(browser: Browser) -> MapPage:
+    """One window for all, so that scripts are loaded once."""
+    return MapPage.on(browser)
+
+
 @pytest.fixture
-def shown(published: World, browser: Browser, address: str) -> Iterator[MapPage]:
-    """The request's map page, drawn."""
-    opened = MapPage.open(browser, f"{address}/maps/{REQUEST}")
-    yield opened
-    opened.page.close()
+def shown(window: MapPage, address: str) -> MapPage:
+    """The published request's map page, opened afresh and drawn."""
+    window.show(f"{address}/maps/{REQUEST}")
+    return window
 
 
 def test_the_map_shows_the_classes_where_they_are(shown: MapPage, address: str) -> None:
@@ -158,13 +180,13 @@ def test_the_legend_names_classes_with_their_shares(shown: MapPage) -> None:
 
 def test_opacity_blends_the_prediction_with_the_input(shown: MapPage) -> None:
     slider = shown.page.get_by_label("Opacity")
-    slider.focus()
-    for _ in range(50):
-        slider.press("ArrowLeft")
+    slider.fill("50")
     shown.settle()
     blended = tuple((a + b) / 2 for a, b in zip(WATER, NAVY, strict=True))
-    assert near(shown.colour(200, 100), blended)  # type: ignore[arg-type]
+    assert near(shown.colour(200, 100), blended)
     assert shown.page.locator("#layers output").inner_text() == "50 %"
+    slider.press("ArrowLeft")
+    assert shown.page.locator("#layers output").inner_text() == "49 %"
     slider.press("Home")
     shown.settle()
     assert near(shown.colour(200, 100), NAVY)
@@ -208,22 +230,22 @@ def test_values_can_be_read_by_keyboard(shown: MapPage) -> None:
     assert shown.page.locator("#value .found").count() == 1
 
 
-def test_results_appear_while_the_page_is_open(
-    world: World, browser: Browser, address: str, request: pytest.FixtureRequest
-) -> None:
-    opened = MapPage.open(browser, f"{address}/maps/{REQUEST}")
-    assert "first results appear here" in opened.page.locator("#notice").inner_text()
-    request.getfixturevalue("published")
-    opened.page.wait_for_selector("#legend li", timeout=30_000)
-    opened.settle()
-    assert near(opened.colour(200, 100), WATER)
-    opened.page.close()
+def test_results_appear_while_the_page_is_open(world: World, browser: Browser) -> None:
+    with serving(world) as address:
+        opened = MapPage.on(browser)
+        opened.show(f"{address}/maps/{REQUEST}")
+        assert "first results appear here" in opened.page.locator("#notice").inner_text()
+        publish_both(world)
+        opened.page.wait_for_selector("#legend li", timeout=60_000)
+        opened.page.wait_for_selector("body[data-bounds=shown]", timeout=60_000)
+        opened.settle()
+        assert near(opened.colour(200, 100), WATER)
+        opened.page.close()
 
 
-def test_a_narrow_screen_shows_map_and_legend(
-    published: World, browser: Browser, address: str
-) -> None:
-    opened = MapPage.open(browser, f"{address}/maps/{REQUEST}", width=380, height=760)
+def test_a_narrow_screen_shows_map_and_legend(browser: Browser, address: str) -> None:
+    opened = MapPage.on(browser, width=380, height=760)
+    opened.show(f"{address}/maps/{REQUEST}")
     panel = opened.page.locator("#panel").bounding_box()
     assert panel is not None
     assert (panel["x"], panel["width"]) == (0, 380)

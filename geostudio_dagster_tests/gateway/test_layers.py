@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import datetime as dt
 import io
 import math
 from dataclasses import replace
@@ -13,8 +14,15 @@ from PIL import Image
 from pyproj import Transformer
 from titiler.core.models.mapbox import TileJSON
 
+from geostudio_dagster.catalog import ArtifactRecord
 from geostudio_dagster.publish import styles
-from geostudio_dagster_tests.gateway.conftest import PIXELS, REQUEST, World
+from geostudio_dagster_tests.gateway.conftest import (
+    PIXELS,
+    REQUEST,
+    World,
+    class_map,
+    statistics,
+)
 from geostudio_dagster_tests.publish.rasters import (
     UTM33N,
     class_manifest,
@@ -287,3 +295,34 @@ def test_many_granules_are_not_drawn_from_afar(world: World, client: TestClient)
     low = described["minzoom"] - 1
     x, y, *_ = tile_of(west, north, low)
     assert not rgba(client.get(f"/layers/{REQUEST}/pred/tiles/{low}/{x}/{y}.png")).any()
+
+
+def test_finished_tasks_are_on_the_map_before_the_request_is_published(
+    world: World, client: TestClient
+) -> None:
+    """Every step but the last is done, as a shard run leaves a task."""
+    task_id = f"{REQUEST}-task_0"
+    key = world.raster(task_id, "pred", class_map())
+    bounds = list(world.layer("pred", "", {}, [key]).bounds)
+    figures = statistics(class_manifest(), class_map())
+    now = dt.datetime.now(dt.UTC)
+    world.catalog.mark_submitted([f"{REQUEST}/00000"], now)
+    world.catalog.begin_shard_run(f"{REQUEST}/00000", "run")
+    for process_id in ("url-connector", "terratorch-inference", "postprocess-generic"):
+        world.catalog.claim(f"{REQUEST}/00000", process_id, "run", 60, now)
+        world.catalog.start_step(task_id, process_id, "run")
+        artifacts = [
+            ArtifactRecord(task_id, "prediction", key, "image/tiff", 1, "ab", {"bounds": bounds}),
+            ArtifactRecord(task_id, "stats", "x", "application/json", 1, "cd", figures),
+        ]
+        assert client.get(f"/layers/{REQUEST}").json()["layers"] == []
+        world.catalog.finish_step(task_id, process_id, "run", artifacts, {})
+    with TestClient(client.app) as fresh:
+        (layer,) = fresh.get(f"/layers/{REQUEST}").json()["layers"]
+        assert (layer["name"], layer["title"]) == ("pred", "Demo water")
+        assert layer["style"]["classes"][1]["area_ha"] == 286.72
+        assert colour_at(fresh, 190.5, 100.5) == WATER
+        world.publish(world.layer("pred", "Published", layer["style"], [key]))
+    with TestClient(client.app) as fresh:
+        (layer,) = fresh.get(f"/layers/{REQUEST}").json()["layers"]
+        assert layer["title"] == "Published"

@@ -228,6 +228,8 @@
     const panel = at("panel").getBoundingClientRect();
     const padding = wide ? { left: panel.right + 36, top: 36, right: 36, bottom: 36 }
       : { left: 24, top: 24, right: 24, bottom: Math.min(panel.height, innerHeight * 0.55) + 16 };
+    document.body.dataset.bounds = "moving";
+    map.once("moveend", () => { document.body.dataset.bounds = "shown"; });
     map.fitBounds([[west, south], [east, north]], { padding, animate: animate && !still });
   }
 
@@ -312,7 +314,7 @@
       const before = described.layers.length;
       described = await load();
       show();
-      if (!before && described.layers.length) home(true);
+      if (!before && described.layers.length) home(false);
     } catch (error) {
       notice(`The server does not answer (${error.message}).`);
     }
