@@ -213,13 +213,7 @@ def _remote(
             stored = _stored(storage, key)  # another process may have been first
             if stored is None:
                 part = folder / "scene.tif"
-                try:
-                    download(address, part, settings.fetch)
-                    header = check_scene(part, str(address), manifest)
-                except TaskError as error:
-                    if not error.retryable:
-                        part.unlink(missing_ok=True)
-                    raise
+                header = _downloaded(address, part, settings, manifest)
                 stored = storage.commit(part, key)
                 storage.commit_bytes(_receipt(stored), f"{key}.json")
     path = storage.path(key)
@@ -233,6 +227,22 @@ def _remote(
         modified_ns=None,
         header=header or check_scene(path, str(address), manifest),
     )
+
+
+def _downloaded(
+    address: RemoteScene, part: Path, settings: Settings, manifest: BundleManifest | None
+) -> SceneHeader:
+    """Download and check a scene; one that will never do is not kept."""
+    try:
+        download(address, part, settings.fetch)
+        return check_scene(part, str(address), manifest)
+    except TaskError as error:
+        if not error.retryable:
+            part.unlink(missing_ok=True)
+        raise
+    except OSError as error:
+        message = f"{address} cannot be stored here ({error.strerror})."
+        raise TaskError("no_space", message, retryable=True) from error
 
 
 def _receipt(stored: StoredFile) -> bytes:

@@ -46,48 +46,29 @@ def make_plan(
         speed_mpx_s: measured prediction speed of the model, Mpx/s; None before its first run.
 
     Raises:
-        InvalidRequest: the scenes make more tasks than the installation allows.
+        InvalidRequest: there are no scenes, or they make more tasks than allowed.
     """
     spec = request if isinstance(request, RequestSpec) else parse_request(request.spec)
-    urls = spec.spatial_domain.urls
-    headers = _inspect_all(urls, settings)
-    dates = _dates(spec, urls)
-    tasks: list[PlannedTask] = []
-    for number, (url, date, header) in enumerate(zip(urls, dates, headers, strict=True)):
-        whole = PlannedTask(
-            id=f"{request_id}-task_{number}",
-            url=url,
-            date=date,
-            shard=0,
-            window=None,
-            scene_size=(header.width, header.height) if header else None,
-            footprint=header.footprint if header else None,
-            pixels=header.width * header.height if header else None,
-            steps=STEPS,
-        )
-        tasks.extend(_parts(whole, header, spec, settings))
-        if len(tasks) > settings.max_tasks:
-            raise InvalidRequest(
-                "spatial_domain.urls",
-                f"the scenes make more than {settings.max_tasks} tasks",
-                "send fewer scenes a request, or a larger task_size",
-            )
+    if not spec.spatial_domain.urls:
+        raise InvalidRequest("spatial_domain.urls", "is empty", "give at least one scene")
+    headers = _inspect_all(spec.spatial_domain.urls, settings)
+    tasks = _tasks(spec, request_id, headers, settings)
     speed = speed_mpx_s or settings.shards.assumed_mpx_per_second
     typical = _typical(tasks)
     seconds = [_seconds(task, speed, typical) for task in tasks]
     numbers = _shards(seconds, spec.shard_size, settings)
-    placed = tuple(replace(task, shard=n) for task, n in zip(tasks, numbers, strict=True))
-    count = numbers[-1] + 1 if numbers else 0
+    count = numbers[-1] + 1
     estimate = {
-        "tasks": len(placed),
+        "tasks": len(tasks),
         "shards": count,
-        "mpx": round(sum(task.pixels or 0 for task in placed) / 1e6, 3),
-        "patches": sum(_patches(task, manifest.patch) for task in placed),
+        "mpx": round(sum(task.pixels or 0 for task in tasks) / 1e6, 3),
+        "patches": sum(_patches(task, manifest.patch) for task in tasks),
         "seconds": round(sum(seconds), 1),
         "mpx_per_second": round(speed, 3),
         "speed_is_measured": speed_mpx_s is not None,
         "scenes_without_header": sum(header is None for header in headers),
     }
+    placed = tuple(replace(task, shard=n) for task, n in zip(tasks, numbers, strict=True))
     return Plan(tasks=placed, shard_count=count, estimate=estimate)
 
 
@@ -112,6 +93,37 @@ def tasks_geojson(plan: Plan) -> bytes:
     ]
     document = {"type": "FeatureCollection", "features": features}
     return json.dumps(document, separators=(",", ":"), allow_nan=False).encode()
+
+
+def _tasks(
+    spec: RequestSpec,
+    request_id: str,
+    headers: Sequence[SceneHeader | None],
+    settings: Settings,
+) -> list[PlannedTask]:
+    urls = spec.spatial_domain.urls
+    tasks: list[PlannedTask] = []
+    scenes = zip(urls, _dates(spec, urls), headers, strict=True)
+    for number, (url, date, header) in enumerate(scenes):
+        whole = PlannedTask(
+            id=f"{request_id}-task_{number}",
+            url=url,
+            date=date,
+            shard=0,
+            window=None,
+            scene_size=(header.width, header.height) if header else None,
+            footprint=header.footprint if header else None,
+            pixels=header.width * header.height if header else None,
+            steps=STEPS,
+        )
+        tasks.extend(_parts(whole, header, spec, settings))
+        if len(tasks) > settings.max_tasks:
+            raise InvalidRequest(
+                "spatial_domain.urls",
+                f"the scenes make more than {settings.max_tasks} tasks",
+                "send fewer scenes a request, or a larger task_size",
+            )
+    return tasks
 
 
 def _dates(spec: RequestSpec, urls: Sequence[str]) -> list[str | None]:

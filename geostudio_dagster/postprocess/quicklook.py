@@ -71,15 +71,13 @@ def write_quicklook(
         core = scene.core(window)
         stretch = None if scene.dtype == np.uint8 else _stretch(scene)
         names = tuple(band.name for band in narrowed.bands)
+        stretch = None if scene.dtype == np.uint8 else _stretch(scene)
         rough = scratch / f"{target.stem}.scratch.tif"
         try:
             with rasterio.open(rough, "w", **_profile(scene, core)) as file:
-                file.update_tags(**(tags or {}), **_tags(names, stretch))
-                for number, name in enumerate(names if len(names) > 1 else names * 3, start=1):
-                    file.set_band_description(number, name)
-                file.set_band_description(4, "alpha")
+                _describe(file, names, stretch, tags or {})
                 missing = sum(
-                    _write(file, scene, core, box, stretch) for box in _boxes(core, scene)
+                    _write(file, core, box, stretch, scene) for box in _boxes(core, scene)
                 )
             write_cog(rough, target, "average")
         finally:
@@ -121,9 +119,14 @@ def _profile(scene: Scene, core: Box) -> dict[str, Any]:
     }
 
 
-def _tags(names: Sequence[str], stretch: Stretch | None) -> dict[str, str]:
+def _describe(
+    file: Any, names: Sequence[str], stretch: Stretch | None, tags: Mapping[str, str]
+) -> None:
     limits = dict(zip(names, stretch, strict=True)) if stretch else None
-    return {"GEOSTUDIO_BANDS": ",".join(names), "GEOSTUDIO_STRETCH": json.dumps(limits)}
+    file.update_tags(**tags, GEOSTUDIO_BANDS=",".join(names), GEOSTUDIO_STRETCH=json.dumps(limits))
+    for number in range(3):
+        file.set_band_description(number + 1, names[min(number, len(names) - 1)])
+    file.set_band_description(4, "alpha")
 
 
 def _boxes(core: Box, scene: Scene) -> Iterator[Box]:
@@ -135,7 +138,7 @@ def _boxes(core: Box, scene: Scene) -> Iterator[Box]:
             yield Box(col, row, min(columns, core.right - col), min(BLOCK, core.bottom - row))
 
 
-def _write(file: Any, scene: Scene, core: Box, box: Box, stretch: Stretch | None) -> int:
+def _write(file: Any, core: Box, box: Box, stretch: Stretch | None, scene: Scene) -> int:
     """Write one box and return how many of its pixels are transparent."""
     pixels, valid = _read(scene, box)
     colours = np.empty((4, box.height, box.width), dtype=np.uint8)

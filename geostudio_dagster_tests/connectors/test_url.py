@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import subprocess
@@ -147,6 +148,22 @@ def test_a_page_instead_of_a_scene_leaves_nothing(
     assert (error.value.code, error.value.retryable) == ("not_a_raster", False)
     assert leftovers(place) == []
     assert not (place.storage_root / "r1").exists()
+
+
+def test_a_full_disk_may_be_tried_again(
+    server: SceneServer, place: Settings, storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", full)
+        with pytest.raises(TaskError, match="No space left") as error:
+            bring(server.url("/file"), settings=place, storage=storage, request_id="r1")
+    assert (error.value.code, error.value.retryable) == ("no_space", True)
+    brought = bring(server.url("/file"), settings=place, storage=storage, request_id="r1")
+    assert brought.path.read_bytes() == server.content
+    assert leftovers(place) == []
 
 
 def test_a_local_scene_is_read_in_place(

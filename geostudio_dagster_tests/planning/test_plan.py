@@ -170,6 +170,12 @@ def test_too_many_tasks_after_splitting(
         make_plan(spec(scene, task_size=512), REQUEST, manifest, few, None)
 
 
+def test_a_request_without_scenes(settings: Settings, manifest: BundleManifest) -> None:
+    area = parse_request({"model": "m", "spatial_domain": {"bbox": [[0, 0, 1, 1]]}})
+    with pytest.raises(InvalidRequest, match="at least one scene"):
+        make_plan(area, REQUEST, manifest, settings, None)
+
+
 def test_the_plan_of_a_request_is_always_the_same(
     make_scene: MakeScene, settings: Settings, manifest: BundleManifest
 ) -> None:
