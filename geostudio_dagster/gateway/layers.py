@@ -161,9 +161,12 @@ def _tile_template(request: Request, record: LayerRecord) -> str:
 
 
 def _footprints(records: tuple[LayerRecord, ...]) -> dict[str, Any]:
-    """Boxes of the granules of the layer that has most, for outlines on the map."""
-    largest = max(records, key=lambda record: len(record.granules), default=None)
-    granules = largest.granules[:_MOST_FOOTPRINTS] if largest else ()
+    """Boxes of the granules, for outlines on the map.
+
+    They are taken from the layer that has fewest: in it the parts of split scenes are joined.
+    """
+    plainest = min(records, key=lambda record: len(record.granules), default=None)
+    granules = plainest.granules[:_MOST_FOOTPRINTS] if plainest else ()
     return {
         "type": "FeatureCollection",
         "features": [

@@ -169,8 +169,8 @@ def test_the_legend_names_classes_with_their_shares(shown: MapPage) -> None:
     rows = [row.inner_text().split("\n") for row in shown.page.locator("#legend li").all()]
     assert [row[0] for row in rows] == ["Land & soil", "Water <open>", "Cloud"]
     assert [row[1] for row in rows] == [
-        "42.9 % · 276.48 ha",
-        "44.4 % · 286.72 ha",
+        "42.9 % · 276 ha",
+        "44.4 % · 287 ha",
         "12.7 % · 81.92 ha",
     ]
     assert shown.page.locator("h1").inner_text() == "Danube <b>wetlands</b> & June"

@@ -39,7 +39,7 @@
     new Intl.NumberFormat("en", { maximumFractionDigits: digits }).format(value);
   const percent = (share) => `${number(100 * share, share < 0.01 ? 2 : 1)} %`;
   const area = (hectares) =>
-    hectares >= 1000 ? `${number(hectares / 100, 1)} km²` : `${number(hectares, 2)} ha`;
+    hectares >= 1000 ? `${number(hectares / 100, 1)} km²` : `${number(hectares, hectares >= 100 ? 0 : 2)} ha`;
   const when = (text) => new Date(text).toLocaleString("en-GB", { timeZone: "UTC", hour12: false,
     dateStyle: "medium", timeStyle: "short" }) + " UTC";
   function place(lon, lat) {
@@ -87,12 +87,19 @@
         map.setLayoutProperty(layer.name, "visibility", toggle.checked ? "visible" : "none");
       });
       const row = element("li", {}, element("label", { className: "switch" }, toggle,
-        element("span", { text: layer.title })));
+        element("span", { text: shortTitle(layer) })));
       if (layer.name !== INPUT) row.append(opacityRow(layer));
       return row;
     });
     at("layers").replaceChildren(...rows);
     at("swipe").hidden = !(layers.some((layer) => layer.name === INPUT) && layers.length > 1);
+  }
+
+  /* On a map server a title names its request too; here the heading does. */
+  function shortTitle(layer) {
+    const [title, subject] = layer.title.split(" · ");
+    const { name, id } = described.request;
+    return subject && (subject === name || id.startsWith(subject)) ? title : layer.title;
   }
 
   function opacityRow(layer) {
