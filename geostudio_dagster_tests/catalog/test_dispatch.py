@@ -163,13 +163,19 @@ def test_a_run_that_died_is_cleared_away(drive: Driver) -> None:
     assert drive.catalog.shard(key) == shard
 
 
-def test_a_run_that_died_right_before_settling(drive: Driver) -> None:
+def test_a_run_that_died_right_before_settling_left_its_results_unpackaged(
+    drive: Driver,
+) -> None:
     r = drive.planned(1, 1)
     key = drive.key(r)
     drive.catalog.begin_shard_run(key, "a")
     for stage in STAGES:
         drive.work(key, stage, "a")
     assert drive.catalog.shard_run_ended(key, "a", LATER, 5).finished == 1
+    assert drive.catalog.shard(key).status == "READY"
+    assert drive.catalog.request(r).status == "RUNNING"
+    drive.catalog.begin_shard_run(key, "b")
+    assert drive.catalog.settle_shard(key, "b", LATER, 5).retry_at is None
     assert drive.catalog.shard(key).status == "SETTLED"
     assert drive.catalog.request(r).status == "PUBLISHING_RESULTS"
 
