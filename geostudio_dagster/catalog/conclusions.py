@@ -68,8 +68,9 @@ def conclude_shard(
     retry_delay_s: float,
     *,
     again: bool,
+    settles: bool,
 ) -> Settlement:
-    """Settle the shard if all its work is done; otherwise, if ``again``, make it READY."""
+    """Settle the shard if ``settles`` and its work is done; else, if ``again``, make it READY."""
     session.flush()
     settlement, free_at = _stand(session, shard, now)
     if request.cancel_requested:
@@ -79,7 +80,7 @@ def conclude_shard(
         return settlement
     if shard.status in (ShardStatus.SETTLED, ShardStatus.STOPPED):
         return settlement
-    if settlement.waiting or settlement.held_elsewhere:
+    if settlement.waiting or settlement.held_elsewhere or not settles:
         if again:
             retry_at = max(backoff(now, retry_delay_s, shard.attempt), free_at)
             shard_again(shard, retry_at)

@@ -117,12 +117,17 @@ class Dispatch(Database):
             request, shard = lock_shard(session, shard_key)
             hand_back(session, request, held_steps(session, run_id, request.id), crashed=False)
             answers = shard.status == ShardStatus.RUNNING and shard.run_id == run_id
-            return conclude_shard(session, request, shard, now, retry_delay_s, again=answers)
+            return conclude_shard(
+                session, request, shard, now, retry_delay_s, again=answers, settles=True
+            )
 
     def shard_run_ended(
         self, shard_key: str, run_id: str, now: datetime, retry_delay_s: float
     ) -> Settlement:
         """Reconcile a shard with a run that is over: what it held is free, the rest is redone.
+
+        The shard is READY for another run even if every step of it is done: only a run that
+        closes it itself has packaged its results.
 
         For a SUBMITTED shard ``run_id`` is that of the run that never began (or empty, where
         there is none); a run that is not the one that answers for the shard changes nothing
@@ -140,7 +145,9 @@ class Dispatch(Database):
                 ShardStatus.SUBMITTED: shard.run_id != run_id,
             }
             answers = responsible.get(shard.status, False)
-            return conclude_shard(session, request, shard, now, retry_delay_s, again=answers)
+            return conclude_shard(
+                session, request, shard, now, retry_delay_s, again=answers, settles=False
+            )
 
     def release(self, run_id: str, *, crashed: bool = True) -> int:
         """Free the steps that a run holds: READY again, or STOPPED if cancelled; how many.

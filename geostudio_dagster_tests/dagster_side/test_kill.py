@@ -21,7 +21,7 @@ from geostudio_dagster.storage import sha256_of
 from geostudio_dagster_tests.conftest import write_scene
 
 KILLS = 10
-LEASE_S = 1.0
+LEASE_S = 0.5
 
 
 class Place:
@@ -81,14 +81,14 @@ def test_ten_kills_change_no_byte(
 ) -> None:
     scenes = tmp_path / "scenes"
     urls = [
-        str(write_scene(scenes, f"s{n}_2024-07-0{n + 1}.tif", size=700, seed=n)) for n in range(4)
+        str(write_scene(scenes, f"s{n}_2024-07-0{n + 1}.tif", size=600, seed=n)) for n in range(2)
     ]
     request = str(uuid4())
     document = {
         "id": request,
         "model": "demo-land-cover",
         "spatial_domain": {"urls": urls},
-        "shard_size": 2,
+        "shard_size": 4,
         "task_size": 512,
     }
 
@@ -99,21 +99,22 @@ def test_ten_kills_change_no_byte(
     assert worker.wait(120) == 0
     duration = time.monotonic() - began
 
+    killed = 0
     troubled = Place(tmp_path / "troubled", scenes)
     troubled.submit(document, bundle_folder)
     chance = random.Random(20241120)
-    killed = 0
     for _ in range(KILLS):
         worker = troubled.start(request)
+        # What a dead run holds is free after two leases; from then on there is work to hit.
         try:
-            worker.wait(chance.uniform(0.0, duration))
+            worker.wait(chance.uniform(0.0, 2 * LEASE_S + duration / 4))
         except subprocess.TimeoutExpired:
             worker.send_signal(signal.SIGKILL)
             worker.wait()
             killed += 1
     worker = troubled.start(request)
     assert worker.wait(120) == 0
-    assert killed >= KILLS // 2
+    assert killed >= KILLS - 2, "the work was over before it could be disturbed"
 
     assert troubled.files() == calm.files()
     assert troubled.leftovers() == []
@@ -122,7 +123,7 @@ def test_ten_kills_change_no_byte(
         summary = installation.catalog.summary(request)
         assert record.status == "COMPLETED"
         assert summary.tasks_by_status["FINISHED"] == record.n_tasks
-        assert summary.shards_by_status["SETTLED"] == record.n_tasks // 2
+        assert summary.shards_by_status["SETTLED"] == record.n_tasks // 4
         for task in installation.catalog.tasks(request, limit=100):
             for artifact in installation.catalog.artifacts(task.id):
                 path = installation.path_of(artifact)
