@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,12 +15,12 @@ from geostudio_dagster.models.bundle import BundleManifest
 from geostudio_dagster.pipeline.mosaics import Granule, join_parts
 from geostudio_dagster.pipeline.stage import heartbeat, now
 from geostudio_dagster.publish import styles
+from geostudio_dagster.publish.footprint import Bounds
 from geostudio_dagster.publish.geoserver import GeoServer, GranuleFile
 from geostudio_dagster.publish.geoserver_rest import GeoServerError
+from geostudio_dagster.publish.layers import union, with_shares
 from geostudio_dagster.publish.sld import style_document
 from geostudio_dagster.settings import GeoServerSettings
-
-Bounds = tuple[float, float, float, float]
 
 
 class PublishDeferred(GeostudioError):
@@ -69,7 +69,7 @@ def publish_request(installation: Installation, request_id: str, run_id: str) ->
         status=str(request.status),
         uris=tuple(layer.uri for layer in layers),
         granules=sum(len(layer.granules) for layer in layers),
-        bounds=_union(layer.bounds for layer in layers) if layers else None,
+        bounds=union(layer.bounds for layer in layers),
         finished=counts.get("FINISHED", 0),
         failed=counts.get("FAILED", 0),
     )
@@ -90,6 +90,14 @@ class _Draft:
     def layer_name(self) -> str:
         """The name on GeoServer, where all requests share a workspace."""
         return f"{self.request_id}-{self.name}"
+
+    @property
+    def bounds(self) -> Bounds:
+        """West, south, east, north around all granules, degrees."""
+        around = union(tuple(granule.artifact.metadata["bounds"]) for granule in self.granules)
+        if around is None:
+            raise ValueError(f"layer {self.layer_name} has no granules")
+        return around
 
     @property
     def digest(self) -> str:
@@ -128,7 +136,7 @@ def _drafts(installation: Installation, request_id: str) -> Iterator[_Draft]:
         "pred",
         f"{manifest.title or model.name} · {subject}",
         f"Made by {made_by}.",
-        styles.prediction_style(manifest, _value_range(installation, manifest, tasks)),
+        _style(installation, manifest, tasks),
         tuple(predictions),
     )
 
@@ -137,15 +145,14 @@ def _granules(installation: Installation, tasks: Sequence[TaskRecord], role: str
     return [Granule(task, installation.catalog.artifact(task.id, role)) for task in tasks]
 
 
-def _value_range(
+def _style(
     installation: Installation, manifest: BundleManifest, tasks: Sequence[TaskRecord]
-) -> tuple[float, float] | None:
-    """Lowest and highest predicted value, where the colours have to follow from them."""
-    if manifest.task != "regression" or manifest.ramp:
-        return None
+) -> styles.LayerStyle:
+    """The prediction's style: classes with their areas, or a ramp over the values that occur."""
     figures = [installation.catalog.artifact(task.id, "stats").metadata for task in tasks]
     known = [(f["min"], f["max"]) for f in figures if f.get("min") is not None]
-    return (min(low for low, _ in known), max(high for _, high in known)) if known else None
+    spread = (min(low for low, _ in known), max(high for _, high in known)) if known else None
+    return with_shares(styles.prediction_style(manifest, spread), figures)
 
 
 def _publish(installation: Installation, draft: _Draft) -> LayerRecord:
@@ -159,7 +166,7 @@ def _publish(installation: Installation, draft: _Draft) -> LayerRecord:
         name=draft.name,
         title=draft.title,
         kind="raster",
-        bounds=_union(granule.artifact.metadata["bounds"] for granule in draft.granules),
+        bounds=draft.bounds,
         style=draft.style,
         granules=tuple(
             {
@@ -194,8 +201,3 @@ def _to_geoserver(installation: Installation, settings: GeoServerSettings, draft
             digest=draft.digest,
             granules=files,
         ).uri
-
-
-def _union(boxes: Iterable[Sequence[float]]) -> Bounds:
-    west, south, east, north = zip(*boxes, strict=True)
-    return min(west), min(south), max(east), max(north)
