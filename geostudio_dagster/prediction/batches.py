@@ -125,8 +125,9 @@ class BatchReader:
                 return
             planes = batch.pixels[batch.used]
             for channel, source, plane in zip(self._scene.channels, raw, planes, strict=True):
-                # A plane of a patch stays in cache between the two passes.
-                np.subtract(source, channel.centre, out=plane, dtype=np.float32, casting="unsafe")
+                # A plane of a patch stays in cache between the passes.
+                plane[...] = source
+                np.subtract(plane, np.float32(channel.centre), out=plane)
                 np.multiply(plane, np.float32(channel.gain), out=plane)
             if not valid.all():
                 planes[:, ~valid] = self._fill

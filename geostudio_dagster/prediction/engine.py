@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from geostudio_dagster.prediction.forward import ForwardPlan
     from geostudio_dagster.prediction.output import PredictionFile
 
-_GDAL_CACHE = 64 * 1024**2  # bytes, unlike the environment variable, which is in megabytes
+_GDAL_CACHE = 32 * 1024**2  # bytes, unlike the environment variable, which is in megabytes
 _STAGES = ("model", "read", "normalise", "stall", "forward", "blend", "write", "cog")
 _VERSIONS = ("geostudio-dagster", "torch", "rasterio", "numpy")
 

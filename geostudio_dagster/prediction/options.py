@@ -33,7 +33,7 @@ class PredictOptions:
     patch: int | None = None
     overlap: int | None = None
     trim: int | None = None
-    memory: int = 96 * 1024**2
+    memory: int = 80 * 1024**2
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "workers", "threads", "patch"):

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 CLASS_NODATA = 255
 VALUE_NODATA = -9999.0
+_ROWS = 32  # at a time, so that intermediates stay in the processor's cache
 
 
 class PredictionFile:
@@ -68,11 +69,10 @@ class PredictionFile:
     def write(self, box: Box, blended: Tensor, valid: NDArray[np.bool_]) -> None:
         """Write rows: float32 (channels, height, width) and their validity, at a scene's box."""
         with self._clock.measure("write"):
-            pixels = self._as_classes(blended) if self._classes else blended.cpu().numpy()
-            pixels = np.where(valid, pixels, self._nodata(pixels.dtype))
-            self._count(pixels)
-            place = Box(box.col - self._core.col, box.row - self._core.row, box.width, box.height)
-            self.raster.write(place, pixels)
+            for row in range(0, box.height, _ROWS):
+                rows = slice(row, min(row + _ROWS, box.height))
+                part = Box(box.col, box.row + row, box.width, rows.stop - row)
+                self._write(part, blended[:, rows], valid[rows])
 
     def describe(self, tags: Mapping[str, str]) -> None:
         """Set tags, band names, colours and unit."""
@@ -89,6 +89,13 @@ class PredictionFile:
         if not self._classes:
             return None
         return {item.value: int(self.counts[item.value]) for item in self._manifest.classes}
+
+    def _write(self, box: Box, blended: Tensor, valid: NDArray[np.bool_]) -> None:
+        pixels = self._as_classes(blended) if self._classes else blended.cpu().numpy()
+        pixels = np.where(valid, pixels, self._nodata(pixels.dtype))
+        self._count(pixels)
+        place = Box(box.col - self._core.col, box.row - self._core.row, box.width, box.height)
+        self.raster.write(place, pixels)
 
     def _nodata(self, dtype: np.dtype[np.generic]) -> np.generic:
         return dtype.type(CLASS_NODATA if self._classes else VALUE_NODATA)
