@@ -23,8 +23,8 @@ from geostudio_dagster_tests.driving import Driver
 
 
 @pytest.fixture
-def driver(installation: Installation, tmp_path: Path) -> Iterator[Driver]:
-    with DagsterInstance.local_temp(str(tmp_path)) as instance:
+def driver(installation: Installation) -> Iterator[Driver]:
+    with DagsterInstance.ephemeral() as instance:
         yield Driver(installation, instance)
 
 
