@@ -15,6 +15,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 import sysconfig
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,8 @@ def ensure_torchvision() -> bool:
 
     library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
     for schema in SCHEMAS:
-        library.define(schema)  # type: ignore[no-untyped-call]
+        with suppress(RuntimeError):  # declared already
+            library.define(schema)  # type: ignore[no-untyped-call]
     _kept.append(library)
     return True
 
@@ -105,29 +107,39 @@ import sys
 
 
 class _Finder:
-    """Acts once, when torchvision is about to be imported; costs nothing until then."""
+    """Finds torchvision as Python itself would; acts just before its code runs."""
 
     kept = None
 
     def find_spec(self, name, path=None, target=None):
         if name != "torchvision":
             return None
-        sys.meta_path.remove(self)
-        import importlib.util
-        from pathlib import Path
+        from importlib.machinery import PathFinder
 
-        spec = importlib.util.find_spec(name)
-        if spec is None or not spec.submodule_search_locations:
+        spec = PathFinder.find_spec(name, path, target)
+        if spec is None or spec.loader is None:
             return None
-        import torch
+        run = spec.loader.exec_module
 
-        for library in sorted(Path(spec.submodule_search_locations[0]).glob("_C.*")):
-            try:
-                torch.ops.load_library(str(library))
-            except OSError:
-                _declare(torch)
-            break
-        return None
+        def exec_module(module):
+            _mend(spec)
+            run(module)
+
+        spec.loader.exec_module = exec_module
+        return spec
+
+
+def _mend(spec):
+    from pathlib import Path
+
+    import torch
+
+    for library in sorted(Path(spec.submodule_search_locations[0]).glob("_C.*")):
+        try:
+            torch.ops.load_library(str(library))
+        except OSError:
+            _declare(torch)
+        break
 
 
 def _declare(torch):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -176,8 +177,11 @@ class _Run:
         )
         blender = Blender(self._grid, panel, self._model.channels, self._model.device, sink)
         forward = ForwardPass(self._model, self._plan, self._clock)
-        with read_ahead(reader.batches(), self._clock) as batches:
-            for batch, outputs in forward.over(_until(cancelled, batches)):
+        with (
+            read_ahead(reader.batches(), self._clock) as batches,
+            closing(forward.over(_until(cancelled, batches))) as computed,
+        ):
+            for batch, outputs in computed:
                 self._patches += batch.used
                 _blend(batch, outputs, blender, self._clock)
         blender.finish()

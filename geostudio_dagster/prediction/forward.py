@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -81,7 +81,7 @@ class ForwardPass:
         # back afterwards, since another thread may be in the middle of its own forward pass.
         torch.set_float32_matmul_precision("highest")
 
-    def over(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, Tensor | None]]:
+    def over(self, batches: Iterable[Batch]) -> Generator[tuple[Batch, Tensor | None]]:
         """Each batch with its output, float32 (batch size, channels, size, size).
 
         The output is None for a batch without patches.

@@ -41,6 +41,29 @@ def test_torchvision_imports_where_the_hook_is(tmp_path: Path) -> None:
     assert process.stdout.endswith(" True\n")
 
 
+def test_looking_for_torchvision_imports_no_torch(tmp_path: Path) -> None:
+    install(tmp_path)
+    code = (
+        "import importlib.util, sys\n"
+        "assert importlib.util.find_spec('torchvision')\n"
+        "sys.exit(int('torch' in sys.modules))"
+    )
+    process = python(code, tmp_path)
+    assert process.returncode == 0, process.stderr
+
+
+def test_hook_and_ensuring_go_together(tmp_path: Path) -> None:
+    install(tmp_path)
+    code = (
+        "from geostudio_dagster.models.torchvision_ops import ensure_torchvision\n"
+        "ensure_torchvision()\n"
+        "import torchvision\n"
+        "ensure_torchvision()"
+    )
+    process = python(code, tmp_path)
+    assert process.returncode == 0, process.stderr
+
+
 def test_ensuring_lets_torchvision_import_without_a_hook() -> None:
     code = (
         "from geostudio_dagster.models.torchvision_ops import ensure_torchvision\n"
