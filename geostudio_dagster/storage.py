@@ -10,6 +10,7 @@ import hashlib
 import os
 import re
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -84,20 +85,23 @@ class LocalStorage:
         except FileNotFoundError:
             raise NotFound(f"There is no stored file {key}.") from None
 
-    def scratch(self, name: str) -> Path:
-        """A fresh, empty folder for the temporary files of one piece of work.
+    def scratch(self, name: str, run_id: str = "") -> Path:
+        """A fresh, empty folder for the temporary files of one piece of work by one run.
 
-        The same name always gives the same folder, so what a killed process left there goes
-        when its work is done again. The caller must hold the lease of that work.
+        What other runs left under the name goes: a killed one its leavings, and one that lives
+        on, though it lost the work, the folder that it could have disturbed this one from. The
+        caller must hold the lease of that work.
         """
-        folder = self._scratch / name
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
+        shutil.rmtree(self._scratch / name, ignore_errors=True)
+        folder = self._scratch / name / run_id
+        folder.mkdir(parents=True, exist_ok=True)
         return folder
 
-    def discard_scratch(self, name: str) -> None:
-        """Remove the scratch folder of ``name``, if it is there."""
-        shutil.rmtree(self._scratch / name, ignore_errors=True)
+    def discard_scratch(self, name: str, run_id: str = "") -> None:
+        """Remove the run's scratch folder of ``name``, if it is there."""
+        shutil.rmtree(self._scratch / name / run_id, ignore_errors=True)
+        with suppress(OSError):  # another run's is in it, or it is gone already
+            (self._scratch / name).rmdir()
 
     def commit(self, source: Path, key: str) -> StoredFile:
         """Move a finished scratch file to its key, durably and atomically."""

@@ -19,6 +19,7 @@ from geostudio_dagster.catalog.changes import (
     lock_task,
     move_request,
     move_step,
+    reset_step,
     rows_changed,
     stop_if_idle,
 )
@@ -191,6 +192,29 @@ class Claims(Database):
             follow_steps(task, steps)
             stop_if_idle(session, request, now)
             return step.status
+
+    def reject_results(self, task_id: str, error: TaskError, now: datetime | None = None) -> None:
+        """Take back what a task's stages made: the last one before its layer is FAILED after all.
+
+        Nothing changes where that stage is not FINISHED (any more).
+
+        Raises:
+            NotFound: there is no such task.
+        """
+        now = now or utc_now()
+        with self._write() as session:
+            _, task, steps = lock_task(session, task_id)
+            *_, last = (step for step in steps if step.process_id != PUSH)
+            if last.status != StepStatus.FINISHED:
+                return
+            move_step(last, StepStatus.FAILED)
+            last.error_code = error.code
+            last.error = error_text(str(error))
+            last.finished_at = now
+            for later in steps[steps.index(last) + 1 :]:
+                reset_step(later, StepStatus.WAITING)
+            follow_steps(task, steps)
+            _task_failed(session, task, last, now)
 
 
 def _claimable(

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Sequence
 
+from sqlalchemy.exc import SQLAlchemyError
+
 from geostudio_dagster.catalog import ArtifactRecord, Settlement, TaskRecord
+from geostudio_dagster.errors import TaskError
 from geostudio_dagster.installation import Installation
 from geostudio_dagster.pipeline import steps
 from geostudio_dagster.pipeline.stage import heartbeat, now
@@ -13,18 +17,50 @@ from geostudio_dagster.publish.archive import write_archive
 from geostudio_dagster.publish.stac import MEDIA_TYPE, item_json, task_item
 from geostudio_dagster.storage import task_key
 
+log = logging.getLogger(__name__)
+
 _PACKAGED = ("archive", "stac")
 
 
 def package_shard(installation: Installation, shard_key: str, run_id: str) -> int:
-    """Package every task whose processing is over and whose files changed; returns how many."""
+    """Package every task whose processing is over and whose files changed; returns how many.
+
+    A task that cannot be packaged is failed, and the others go on.
+
+    Raises:
+        OSError: reading or writing failed, and another attempt of the shard may do better.
+    """
+    catalog = installation.catalog
     count = 0
+    failure: OSError | None = None
     with heartbeat(installation, run_id):
-        for task in installation.catalog.shard_tasks(shard_key):
+        last_attempt = (
+            catalog.shard(shard_key).attempt + 1 >= installation.settings.shards.max_attempts
+        )
+        for task in catalog.shard_tasks(shard_key):
             push = next((step for step in task.steps if step.process_id == steps.PUBLISH), None)
-            if push is not None and push.status in ("READY", "RUNNING", "FINISHED"):
-                count += _package(installation, task)
+            if push is None or push.status not in ("READY", "RUNNING", "FINISHED"):
+                continue
+            try:
+                count += _package(installation, task, run_id)
+            except SQLAlchemyError:
+                raise
+            except Exception as error:
+                if isinstance(error, OSError) and not last_attempt:
+                    failure = failure or error
+                    continue
+                log.exception("task %s cannot be packaged", task.id)
+                catalog.reject_results(task.id, _not_packaged(error))
+    if failure is not None:
+        raise failure
     return count
+
+
+def _not_packaged(error: Exception) -> TaskError:
+    return TaskError(
+        "not_packaged",
+        f"Its archive or STAC item could not be written: {type(error).__name__}: {error}.",
+    )
 
 
 def settle(installation: Installation, shard_key: str, run_id: str) -> Settlement:
@@ -33,7 +69,7 @@ def settle(installation: Installation, shard_key: str, run_id: str) -> Settlemen
     return installation.catalog.settle_shard(shard_key, run_id, now(), delay)
 
 
-def _package(installation: Installation, task: TaskRecord) -> bool:
+def _package(installation: Installation, task: TaskRecord, run_id: str) -> bool:
     """Write item and archive unless they were made from exactly these files already."""
     artifacts = installation.catalog.artifacts(task.id)
     made_from = _fingerprint(artifacts)
@@ -41,7 +77,7 @@ def _package(installation: Installation, task: TaskRecord) -> bool:
     if all(known.get(name) == made_from for name in _PACKAGED):
         return False
     contents = [artifact for artifact in artifacts if artifact.name not in _PACKAGED]
-    archive = _archive(installation, task, contents, made_from)
+    archive = _archive(installation, task, contents, made_from, run_id)
     item = _item(installation, task, [*contents, archive], made_from)
     installation.catalog.put_artifacts([archive, item])
     return True
@@ -57,6 +93,7 @@ def _archive(
     task: TaskRecord,
     contents: Sequence[ArtifactRecord],
     made_from: str,
+    run_id: str,
 ) -> ArtifactRecord:
     own = f"{task.request_id}/{task.id}/"
     files = [
@@ -66,13 +103,13 @@ def _archive(
     ]
     scratch_name = f"{task.id}-archive"
     try:
-        target = installation.storage.scratch(scratch_name) / "archive.zip"
+        target = installation.storage.scratch(scratch_name, run_id) / "archive.zip"
         write_archive(files, target)
         stored = installation.storage.commit(
             target, task_key(task.request_id, task.id, "archive.zip")
         )
     finally:
-        installation.storage.discard_scratch(scratch_name)
+        installation.storage.discard_scratch(scratch_name, run_id)
     return ArtifactRecord(
         owner_id=task.id,
         name="archive",

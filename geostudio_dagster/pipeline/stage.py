@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy.exc import SQLAlchemyError
+
 from geostudio_dagster.catalog import ArtifactRecord, StepStatus, TaskRecord
 from geostudio_dagster.errors import Cancelled, LeaseLost, TaskError
 from geostudio_dagster.installation import Installation
@@ -150,15 +152,17 @@ class _StageRun:
             return TaskOutcome(task, "lost", error="Another run took this task over.")
         scratch_name = f"{task.id}-{self.process_id}"
         try:
-            return self._work(task, storage.scratch(scratch_name))
+            return self._work(task, storage.scratch(scratch_name, self.run_id))
         except Cancelled:
             return TaskOutcome(task, "cancelled")
         except LeaseLost as error:
             return TaskOutcome(task, "lost", error=str(error))
+        except SQLAlchemyError:
+            raise  # the catalog is out of order, which is no fault of the task
         except Exception as error:
             return self._record(task, self._as_task_error(task, error))
         finally:
-            storage.discard_scratch(scratch_name)
+            storage.discard_scratch(scratch_name, self.run_id)
 
     def _work(self, task: TaskRecord, scratch: Path) -> TaskOutcome:
         output = self.work(task, WorkContext(self.installation, scratch, self.run_id, self.stop))

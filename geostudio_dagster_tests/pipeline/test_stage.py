@@ -1,0 +1,87 @@
+"""What one run of a stage may do to another, and what the catalog's faults do to tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy.exc import OperationalError
+
+from geostudio_dagster.catalog import Catalog, ModelRecord, TaskRecord
+from geostudio_dagster.installation import Installation
+from geostudio_dagster.pipeline.plans import plan_request
+from geostudio_dagster.pipeline.stage import ProducedFile, StepOutput, WorkContext, run_stage
+from geostudio_dagster.pipeline.steps import CONNECT
+from geostudio_dagster.planning.admission import admit
+from geostudio_dagster_tests.conftest import MakeScene
+
+
+@pytest.fixture
+def shard(installation: Installation, model: ModelRecord, make_scene: MakeScene) -> str:
+    """A planned shard of one task."""
+    document = {
+        "model": model.name,
+        "spatial_domain": {"urls": [str(make_scene("s.tif", size=64))]},
+    }
+    request = admit(document, installation.catalog, installation.settings, owner="tests")
+    plan_request(installation, request.id)
+    return installation.catalog.shards(request.id)[0].key
+
+
+def write(content: bytes, then: Callable[[], object] = lambda: None) -> Any:
+    def work(_: TaskRecord, context: WorkContext) -> StepOutput:
+        path = context.scratch / "out.bin"
+        path.write_bytes(content)
+        then()
+        return StepOutput(files=[ProducedFile("out", path, path.name, "text/plain")])
+
+    return work
+
+
+def test_a_run_that_lost_its_task_cannot_touch_the_file_of_the_one_that_has_it(
+    installation: Installation, shard: str
+) -> None:
+    catalog = installation.catalog
+
+    def slow(_: TaskRecord, context: WorkContext) -> StepOutput:
+        path = context.scratch / "out.bin"
+        path.write_bytes(b"half")
+        catalog.release("slow", crashed=False)  # as the reconciler does when it gives no sign
+
+        def wake_up() -> None:
+            with suppress(OSError):
+                path.write_bytes(b"of the run that was given up")
+
+        report = run_stage(installation, shard, "new", CONNECT, write(b"of the new", wake_up))
+        assert report.count("finished") == 1
+        return StepOutput(files=[ProducedFile("out", path, path.name, "text/plain")])
+
+    report = run_stage(installation, shard, "slow", CONNECT, slow)
+    assert report.count("lost") == 1
+    (task,) = catalog.shard_tasks(shard)
+    artifact = catalog.artifact(task.id, "out")
+    assert installation.path_of(artifact).read_bytes() == b"of the new"
+    assert list(_files(installation.settings.data_folder / "scratch")) == []
+
+
+def test_a_fault_of_the_catalog_is_not_the_tasks(
+    installation: Installation, shard: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def locked(*_: Any, **__: Any) -> None:
+        raise OperationalError("UPDATE", {}, Exception("database is locked"))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Catalog, "finish_step", locked)
+        with pytest.raises(OperationalError):
+            run_stage(installation, shard, "first", CONNECT, write(b"a"))
+    (task,) = installation.catalog.shard_tasks(shard)
+    assert task.status == "RUNNING"  # held, until its lease ends
+    assert installation.catalog.release("first") == 1
+    assert run_stage(installation, shard, "next", CONNECT, write(b"a")).count("finished") == 1
+
+
+def _files(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
