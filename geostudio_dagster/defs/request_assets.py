@@ -10,7 +10,7 @@ from geostudio_dagster.defs.metadata import map_url
 from geostudio_dagster.defs.partitions import REQUEST_TAG, request_partitions
 from geostudio_dagster.defs.resources import InstallationResource
 from geostudio_dagster.defs.shard_assets import OWNERS, shard_settled
-from geostudio_dagster.errors import Conflict, InvalidRequest, NotFound
+from geostudio_dagster.errors import Conflict, InvalidRequest, LeaseLost, NotFound
 from geostudio_dagster.installation import Installation
 from geostudio_dagster.pipeline import layers, plans
 from geostudio_dagster.pipeline.stage import heartbeat
@@ -126,7 +126,7 @@ def geoserver_layers(
     place = installation.get()
     try:
         published = layers.publish_request(place, context.partition_key, context.run_id)
-    except (Conflict, NotFound, layers.PublishDeferred) as error:
+    except (Conflict, LeaseLost, NotFound, layers.PublishDeferred) as error:
         raise dg.Failure(str(error), allow_retries=False) from error
     return dg.MaterializeResult(
         metadata={

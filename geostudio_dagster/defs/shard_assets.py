@@ -90,6 +90,8 @@ def _run(
 
 @dg.asset(
     partitions_def=shard_partitions,
+    # Lineage only: a shard names its request, and the plan is read from the catalog.
+    deps=[dg.AssetDep("request_plan", partition_mapping=dg.AllPartitionMapping())],
     group_name=GROUP,
     owners=OWNERS,
     kinds={"python", "geotiff"},

@@ -1,0 +1,230 @@
+"""The installation as it runs: daemon, run queue, webserver and gateway as real processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import uuid4
+
+import httpx
+import pytest
+from dagster import DagsterEventType, DagsterInstance
+from dagster_graphql import DagsterGraphQLClient
+
+from geostudio_dagster import services
+from geostudio_dagster.installation import Installation
+from geostudio_dagster.models.registration import register_bundle
+from geostudio_dagster.settings import Settings, ShardSettings
+from geostudio_dagster.storage import sha256_of
+from geostudio_dagster_tests.conftest import write_scene
+
+ROOT = Path(__file__).resolve().parents[2]
+OVER = {"COMPLETED", "COMPLETED_WITH_ERRORS", "FAILED", "STOPPED"}
+
+pytestmark = [pytest.mark.live, pytest.mark.xdist_group("live"), pytest.mark.timeout(240)]
+
+
+@dataclass(frozen=True)
+class Live:
+    """A running installation and the ways to talk to it."""
+
+    installation: Installation
+    instance: DagsterInstance
+    client: DagsterGraphQLClient
+    webserver: str
+    gateway: str
+    scenes: Path
+
+    def document(self, scene: Path, **more: object) -> dict[str, object]:
+        urls = [str(scene)]
+        return {
+            "id": str(uuid4()),
+            "model": "demo-land-cover",
+            "spatial_domain": {"urls": urls},
+            **more,
+        }
+
+    def launch(self, document: dict[str, object]) -> str:
+        config = {"ops": {"plan_request": {"config": {"request": document}}}}
+        self.client.submit_job_execution("plan_request_job", run_config=config)
+        return str(document["id"])
+
+    def status(self, request: str) -> str:
+        known = {record.id: record for record in self.installation.catalog.requests(limit=1000)}
+        return str(known[request].status) if request in known else "UNKNOWN"
+
+    def until_over(self, request: str) -> str:
+        until(lambda: self.status(request) in OVER, f"{request} is over", 150)
+        return self.status(request)
+
+    def run_pid(self, shard: str) -> int:
+        """Process id of the run that works on the shard, as Dagster's event log has it."""
+        run_id = self.installation.catalog.shard(shard).run_id
+        assert run_id is not None
+        for entry in self.instance.all_logs(run_id, of_type=DagsterEventType.ENGINE_EVENT):
+            found = re.search(r"pid: (\d+)", entry.message)
+            if found:
+                return int(found.group(1))
+        raise AssertionError(f"run {run_id} never named its process")
+
+
+def until(condition: Callable[[], bool], what: str, seconds: float) -> None:
+    """Wait for a condition on other processes; fails with what it waited for."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"{seconds} s passed before {what}"
+        time.sleep(0.1)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def live(tmp_path_factory: pytest.TempPathFactory, bundle_folder: Path) -> Iterator[Live]:
+    folder = tmp_path_factory.mktemp("live")
+    ports = {name: free_port() for name in ("webserver", "gateway")}
+    gateway_url = f"http://127.0.0.1:{ports['gateway']}"
+    settings = Settings(
+        data_folder=folder / "data",
+        gateway_url=gateway_url,
+        shards=ShardSettings(lease_s=6, retry_delay_s=0.1),
+    )
+    (folder / "workspace.yaml").write_bytes((ROOT / "workspace.yaml").read_bytes())
+    with pytest.MonkeyPatch.context() as patch, Installation.open(settings) as installation:
+        patch.setenv("GEOSTUDIO_SHARDS__LEASE_S", "6")
+        patch.setenv("GEOSTUDIO_SHARDS__RETRY_DELAY_S", "0.1")
+        register_bundle(installation, bundle_folder, owner="tests")
+        home = services.dagster_home(settings, ROOT / "dagster.yaml")
+        wanted = [
+            services.webserver(folder / "workspace.yaml", ports["webserver"]),
+            services.daemon(folder / "workspace.yaml"),
+            services.gateway(ports["gateway"]),
+        ]
+        with (
+            services.running(wanted, settings, home),
+            DagsterInstance.from_config(str(home)) as instance,
+        ):
+            yield Live(
+                installation,
+                instance,
+                DagsterGraphQLClient("127.0.0.1", port_number=ports["webserver"]),
+                f"http://127.0.0.1:{ports['webserver']}",
+                gateway_url,
+                settings.data_folder / "scenes",
+            )
+
+
+def test_a_graphql_launch_ends_on_the_map(live: Live) -> None:
+    scene = write_scene(live.scenes, "graphql_2024-06-30.tif", size=256)
+    request = live.launch(live.document(scene, name="By GraphQL"))
+    assert live.until_over(request) == "COMPLETED"
+    page = httpx.get(f"{live.gateway}/maps/{request}")
+    assert page.status_code == 200
+    assert "By GraphQL" in page.text
+    layers = httpx.get(f"{live.gateway}/layers/{request}").json()
+    assert {layer["name"] for layer in layers["layers"]} == {"input_rgb", "pred"}
+
+
+def test_an_inbox_file_is_picked_up(live: Live) -> None:
+    scene = write_scene(live.scenes, "inbox.tif", size=256)
+    document = live.document(scene)
+    inbox = live.installation.settings.inbox
+    inbox.mkdir(parents=True, exist_ok=True)
+    (inbox / "request.json").write_text(json.dumps(document))
+    (inbox / "broken.json").write_text('{"model": "demo-land-cover", "colour": 1}')
+    rejected = inbox / "rejected" / "broken.reason.txt"
+    until(rejected.exists, "the broken file is rejected", 60)
+    assert "is missing" in rejected.read_text() or "not a known field" in rejected.read_text()
+    assert live.until_over(str(document["id"])) == "COMPLETED"
+    assert (inbox / "accepted" / "request.json").exists()
+
+
+def test_one_shard_is_redone_by_graphql_and_its_layer_follows(live: Live) -> None:
+    first = write_scene(live.scenes, "redo_1.tif", size=256, seed=1)
+    second = write_scene(live.scenes, "redo_2.tif", size=256, seed=2)
+    document = live.document(first, shard_size=1)
+    document["spatial_domain"] = {"urls": [str(first), str(second)]}
+    request = live.launch(document)
+    assert live.until_over(request) == "COMPLETED"
+    catalog = live.installation.catalog
+    before = [task.step("terratorch-inference").finished_at for task in catalog.tasks(request)]
+    published = catalog.layers(request)[0].published_at
+    mutation = """
+      mutation Redo($params: ExecutionParams!) {
+        launchRun(executionParams: $params) {
+          __typename
+          ... on LaunchRunSuccess { run { runId } }
+          ... on PythonError { message }
+        }
+      }"""
+    params = {
+        "selector": {
+            "repositoryLocationName": "geostudio_dagster",
+            "repositoryName": "__repository__",
+            "jobName": "__ASSET_JOB",
+            "assetSelection": [{"path": ["predictions"]}],
+        },
+        "runConfigData": {},
+        "mode": "default",
+        "executionMetadata": {"tags": [{"key": "dagster/partition", "value": f"{request}/00001"}]},
+    }
+    body = {"query": mutation, "variables": {"params": params}}
+    answer = httpx.post(f"{live.webserver}/graphql", json=body, timeout=30).json()
+    assert answer["data"]["launchRun"]["__typename"] == "LaunchRunSuccess", answer
+    until(
+        lambda: catalog.layers(request)[0].published_at > published, "the layer is made anew", 120
+    )
+    assert live.until_over(request) == "COMPLETED"
+    after = [task.step("terratorch-inference").finished_at for task in catalog.tasks(request)]
+    assert [old == new for old, new in zip(before, after, strict=True)] == [True, False]
+
+
+def test_a_killed_run_is_taken_up_again_with_equal_bytes(live: Live) -> None:
+    scene = write_scene(live.scenes, "kill.tif", size=2600)
+    request = live.launch(live.document(scene))
+    shard, task = f"{request}/00000", f"{request}-task_0"
+    catalog = live.installation.catalog
+
+    def predicting() -> bool:
+        steps = [t.step("terratorch-inference") for t in catalog.tasks(request)]
+        return any(step.in_hand and step.status == "RUNNING" for step in steps)
+
+    until(predicting, "the prediction is in hand", 90)
+    os.kill(live.run_pid(shard), signal.SIGKILL)
+    assert live.until_over(request) == "COMPLETED"
+    assert catalog.task(task).step("terratorch-inference").crashes == 1
+    assert catalog.shard(shard).attempt >= 1
+    killed = sha256_of(live.installation.path_of(catalog.artifact(task, "prediction")))
+
+    job = live.client.submit_job_execution("shard_job", tags={"dagster/partition": shard})
+    until(lambda: catalog.task(task).status != "FINISHED", f"run {job} redoes the task", 60)
+    assert live.until_over(request) == "COMPLETED"
+    redone = sha256_of(live.installation.path_of(catalog.artifact(task, "prediction")))
+    assert redone == killed
+    scratch = live.installation.settings.data_folder / "scratch"
+    assert [path for path in scratch.rglob("*") if path.is_file()] == []
+
+
+def test_a_cancelled_run_stops_within_ten_seconds(live: Live) -> None:
+    scene = write_scene(live.scenes, "cancel.tif", size=6000)
+    request = live.launch(live.document(scene))
+    catalog = live.installation.catalog
+
+    def predicting() -> bool:
+        return any(t.step("terratorch-inference").in_hand for t in catalog.tasks(request))
+
+    until(predicting, "the prediction is in hand", 90)
+    catalog.cancel(request)
+    until(lambda: live.status(request) == "STOPPED", "the request is stopped", 20)
+    assert all(task.status == "STOPPED" for task in catalog.tasks(request))
+    assert live.installation.catalog.layers(request) == []
