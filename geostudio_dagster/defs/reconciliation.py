@@ -19,7 +19,6 @@ from geostudio_dagster.defs.partitions import ATTEMPT_TAG, REQUEST_TAG, SHARD_TA
 from geostudio_dagster.installation import Installation
 from geostudio_dagster.pipeline.stage import now
 
-
 _LIVE = [
     dg.DagsterRunStatus.NOT_STARTED,
     dg.DagsterRunStatus.QUEUED,
