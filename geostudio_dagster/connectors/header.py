@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import rasterio
+from rasterio._err import CPLE_BaseError  # what rasterio.warp lets through, and no other name
 from rasterio.env import Env
 from rasterio.errors import CRSError, RasterioError
 from rasterio.warp import transform as transform_points
@@ -79,6 +80,12 @@ def check_scene(path: Path, shown: str, manifest: BundleManifest | None = None) 
         _check_pixels(scene, shown)
         _check_georeference(scene, shown)
         header = _header(scene)
+        if header.bounds is None:
+            raise TaskError(
+                "not_georeferenced",
+                f"{shown} has edges that its coordinate reference system does not place on the "
+                "globe; cut them off, or reproject it.",
+            )
         if manifest is not None:
             _check_as_model_input(path, manifest, shown)
         return header
@@ -222,7 +229,7 @@ def _footprint(
     ys = [d * column + e * row + f for column, row in ring]
     try:
         longitudes, latitudes = transform_points(crs, "EPSG:4326", xs, ys)
-    except (RasterioError, CRSError):
+    except (RasterioError, CRSError, CPLE_BaseError):
         return None
     if not all(math.isfinite(value) for value in (*longitudes, *latitudes)):
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +21,8 @@ from geostudio_dagster.planning.dates import date_in_name
 from geostudio_dagster.planning.grid import cores
 from geostudio_dagster.planning.request import RequestSpec, parse_request
 from geostudio_dagster.settings import Settings
+
+log = logging.getLogger(__name__)
 
 STEPS = ("url-connector", "terratorch-inference", "postprocess-generic", "push-to-geoserver")
 
@@ -231,6 +234,10 @@ def _inspect(url: str, hosts: _Hosts, settings: Settings) -> SceneHeader | None:
         header = look(url, settings)
     except TaskError as error:
         hosts.note(host, answered=not host or error.code != "unreachable")
+        return None
+    except Exception:
+        # A defect met in one scene is that one's own: its task will run into it again.
+        log.exception("the header of a scene could not be read")
         return None
     hosts.note(host, answered=True)
     return header
