@@ -51,6 +51,15 @@ class Artifacts(Database):
         with self._read() as session:
             return [artifact_record(row) for row in session.scalars(query)]
 
+    def artifacts_named(self, name: str, owner_ids: Sequence[str]) -> dict[str, ArtifactRecord]:
+        """The artifact of a role of each of many owners, by owner; absent where there is none."""
+        found: dict[str, ArtifactRecord] = {}
+        with self._read() as session:
+            for part in chunks(owner_ids):
+                query = select(Artifact).where(Artifact.owner_id.in_(part), Artifact.name == name)
+                found |= {row.owner_id: artifact_record(row) for row in session.scalars(query)}
+        return found
+
     def events(self, request_id: str, after: int = 0, limit: int = 10_000) -> list[EventRecord]:
         """What happened to the request after the event of that id, in order."""
         query = (

@@ -101,14 +101,20 @@ class Publishing(Database):
                 return
             last = page[-1].number
 
-    def record_layers(self, request_id: str, layers: Sequence[LayerRecord]) -> None:
+    def record_layers(
+        self, request_id: str, layers: Sequence[LayerRecord], *, run_id: str | None = None
+    ) -> None:
         """Write the request's layers in place of all that it had.
 
         Raises:
+            LeaseLost: ``run_id`` is given and does not publish the request any more; nothing
+                is written.
             NotFound: there is no such request.
         """
         with self._write() as session:
-            lock_request(session, request_id)
+            request = lock_request(session, request_id)
+            if run_id is not None:
+                _check_publishes(request, run_id)
             session.execute(delete(Layer).where(Layer.request_id == request_id))
             session.add_all(
                 Layer(
@@ -158,12 +164,7 @@ class Publishing(Database):
         now = now or utc_now()
         with self._write() as session:
             request = lock_request(session, request_id)
-            publishes = request.status == RequestStatus.PUBLISHING_RESULTS
-            if not publishes or request.publish_run_id != (run_id or request.publish_run_id):
-                raise LeaseLost(
-                    f"Request {request_id} is {request.status} and not being published by "
-                    f"{f'run {run_id}' if run_id else 'this run'} any more."
-                )
+            _check_publishes(request, run_id)
             for task_id, error in (failed or {}).items():
                 _fail_push(session, request_id, task_id, error, now)
             pushed = _pushes(request_id, StepStatus.RUNNING)
@@ -255,6 +256,15 @@ def _pushes(request_id: str, *states: StepStatus) -> ColumnElement[bool]:
 
 def _of_request(request_id: str, *states: StepStatus) -> ColumnElement[bool]:
     return and_(Task.request_id == request_id, Task.status.in_(states))
+
+
+def _check_publishes(request: Request, run_id: str | None) -> None:
+    publishes = request.status == RequestStatus.PUBLISHING_RESULTS
+    if not publishes or request.publish_run_id != (run_id or request.publish_run_id):
+        raise LeaseLost(
+            f"Request {request.id} is {request.status} and not being published by "
+            f"{f'run {run_id}' if run_id else 'this run'} any more."
+        )
 
 
 def _check_publishable(session: Session, request: Request) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from itertools import groupby
 from typing import Any, cast
@@ -28,6 +28,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session
 
+from geostudio_dagster.catalog.artifacts import upsert_artifacts
 from geostudio_dagster.catalog.changes import (
     add_event,
     chunks,
@@ -35,7 +36,7 @@ from geostudio_dagster.catalog.changes import (
     move_request,
 )
 from geostudio_dagster.catalog.database import Database, to_json, utc_now
-from geostudio_dagster.catalog.records import Plan, PlannedTask, RequestRecord
+from geostudio_dagster.catalog.records import ArtifactRecord, Plan, PlannedTask, RequestRecord
 from geostudio_dagster.catalog.rows import request_record
 from geostudio_dagster.catalog.schema import Model, Request, Shard, Step, Task
 from geostudio_dagster.catalog.states import PUSH, RequestStatus, ShardStatus, StepStatus
@@ -135,8 +136,12 @@ class Requests(Database):
         with self._read() as session:
             return [request_record(row) for row in session.scalars(query)]
 
-    def record_plan(self, request_id: str, plan: Plan) -> bool:
+    def record_plan(
+        self, request_id: str, plan: Plan, artifacts: Sequence[ArtifactRecord] = ()
+    ) -> bool:
         """Write all tasks, steps and shards in one transaction; the request is SUBMITTED.
+
+        The files that describe the plan are written with it.
 
         Returns:
             False, and nothing is written, if it was planned already or was cancelled.
@@ -156,6 +161,7 @@ class Requests(Database):
             request.estimate = plan.estimate
             shards = _insert_shards(session, request, plan, now)
             _insert_tasks(session, request_id, plan)
+            upsert_artifacts(session, request_id, artifacts)
             add_event(session, request_id, "planned", now, tasks=len(plan.tasks), shards=shards)
             return True
 

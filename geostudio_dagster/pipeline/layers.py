@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from geostudio_dagster.catalog import LayerRecord, TaskRecord
-from geostudio_dagster.errors import GeostudioError
+from geostudio_dagster.catalog import ArtifactRecord, LayerRecord, TaskRecord
+from geostudio_dagster.errors import GeostudioError, NotFound
 from geostudio_dagster.installation import Installation
 from geostudio_dagster.models.bundle import BundleManifest
 from geostudio_dagster.pipeline.mosaics import Granule, join_parts
@@ -44,13 +44,14 @@ def publish_request(installation: Installation, request_id: str, run_id: str) ->
 
     Raises:
         Conflict: work on the request still goes on, or it was cancelled.
+        LeaseLost: another run publishes the request meanwhile.
         PublishDeferred: GeoServer or the storage failed; the catalog knows when to try again.
     """
     catalog = installation.catalog
     with heartbeat(installation, run_id):
         catalog.begin_publish(request_id, run_id)
         try:
-            layers = list(_publish_layers(installation, request_id))
+            layers = list(_publish_layers(installation, request_id, run_id))
         except (GeoServerError, OSError) as error:
             shards = installation.settings.shards
             catalog.defer_publish(
@@ -62,7 +63,7 @@ def publish_request(installation: Installation, request_id: str, run_id: str) ->
                 run_id=run_id,
             )
             raise PublishDeferred(str(error)) from error
-        catalog.record_layers(request_id, layers)
+        catalog.record_layers(request_id, layers, run_id=run_id)
         request = catalog.finish_publish(request_id, run_id=run_id)
     counts = catalog.summary(request_id).tasks_by_status
     return Published(
@@ -107,20 +108,23 @@ class _Draft:
         return hashlib.sha256(content.encode()).hexdigest()
 
 
-def _publish_layers(installation: Installation, request_id: str) -> Iterator[LayerRecord]:
-    for draft in _drafts(installation, request_id):
+def _publish_layers(
+    installation: Installation, request_id: str, run_id: str
+) -> Iterator[LayerRecord]:
+    for draft in _drafts(installation, request_id, run_id):
         if draft.granules:
             yield _publish(installation, draft)
 
 
-def _drafts(installation: Installation, request_id: str) -> Iterator[_Draft]:
+def _drafts(installation: Installation, request_id: str, run_id: str) -> Iterator[_Draft]:
     catalog = installation.catalog
     request = catalog.request(request_id)
     model = catalog.model(request.model_id)
     manifest = installation.bundle(model).manifest
     tasks = list(catalog.publishable_tasks(request_id))
     pictures = _granules(installation, tasks, "rgb")
-    predictions = join_parts(installation, request_id, _granules(installation, tasks, "prediction"))
+    parts = _granules(installation, tasks, "prediction")
+    predictions = join_parts(installation, request_id, parts, run_id)
     subject = request.spec.get("name") or request_id[:8]
     made_by = f"{model.name}, version {model.version}"
     yield _Draft(
@@ -142,14 +146,25 @@ def _drafts(installation: Installation, request_id: str) -> Iterator[_Draft]:
 
 
 def _granules(installation: Installation, tasks: Sequence[TaskRecord], role: str) -> list[Granule]:
-    return [Granule(task, installation.catalog.artifact(task.id, role)) for task in tasks]
+    artifacts = _artifacts(installation, tasks, role)
+    return [Granule(task, artifact) for task, artifact in zip(tasks, artifacts, strict=True)]
+
+
+def _artifacts(
+    installation: Installation, tasks: Sequence[TaskRecord], role: str
+) -> list[ArtifactRecord]:
+    found = installation.catalog.artifacts_named(role, [task.id for task in tasks])
+    missing = next((task.id for task in tasks if task.id not in found), None)
+    if missing is not None:
+        raise NotFound(f"{missing} has no artifact {role}.")
+    return [found[task.id] for task in tasks]
 
 
 def _style(
     installation: Installation, manifest: BundleManifest, tasks: Sequence[TaskRecord]
 ) -> styles.LayerStyle:
     """The prediction's style: classes with their areas, or a ramp over the values that occur."""
-    figures = [installation.catalog.artifact(task.id, "stats").metadata for task in tasks]
+    figures = [artifact.metadata for artifact in _artifacts(installation, tasks, "stats")]
     known = [(f["min"], f["max"]) for f in figures if f.get("min") is not None]
     spread = (min(low for low, _ in known), max(high for _, high in known)) if known else None
     return with_shares(styles.prediction_style(manifest, spread), figures)

@@ -26,36 +26,37 @@ class Granule:
 
 
 def join_parts(
-    installation: Installation, request_id: str, granules: Sequence[Granule]
+    installation: Installation, request_id: str, granules: Sequence[Granule], run_id: str
 ) -> list[Granule]:
     """The granules, with those that are parts of one scene replaced by their mosaic.
 
     Pixels of parts that failed are nodata in the mosaic.
     """
+    known = {artifact.name: artifact for artifact in installation.catalog.artifacts(request_id)}
     scenes: dict[str, list[Granule]] = {}
     for granule in granules:
         scenes.setdefault(granule.task.url, []).append(granule)
     joined = []
-    for number, parts in enumerate(scenes.values()):
+    for parts in scenes.values():
         if parts[0].task.window is None:
             joined.extend(parts)
         else:
-            mosaic = _mosaic(installation, request_id, number, parts)
+            name = f"mosaic-{_scene_number(parts[0].task)}"
+            made_from = _fingerprint(parts)
+            mosaic = known.get(name)
+            if mosaic is None or mosaic.metadata.get("made_from") != made_from:
+                mosaic = _mosaic(installation, name, made_from, parts, run_id)
             joined.append(Granule(parts[0].task, mosaic))
     return joined
 
 
 def _mosaic(
-    installation: Installation, request_id: str, number: int, parts: Sequence[Granule]
+    installation: Installation, name: str, made_from: str, parts: Sequence[Granule], run_id: str
 ) -> ArtifactRecord:
-    name = f"mosaic-{number}"
-    made_from = _fingerprint(parts)
-    known = {artifact.name: artifact for artifact in installation.catalog.artifacts(request_id)}
-    if name in known and known[name].metadata.get("made_from") == made_from:
-        return known[name]
+    request_id, number = parts[0].task.request_id, _scene_number(parts[0].task)
     scratch_name = f"{request_id}-{name}"
     try:
-        folder = installation.storage.scratch(scratch_name)
+        folder = installation.storage.scratch(scratch_name, run_id)
         target = folder / f"{request_id}-scene_{number}_pred.tif"
         merge_parts(
             [(installation.path_of(part.artifact), _window(part)) for part in parts],
@@ -68,7 +69,7 @@ def _mosaic(
             bounds = geographic_bounds(dataset)
         stored = installation.storage.commit(target, request_key(request_id, target.name))
     finally:
-        installation.storage.discard_scratch(scratch_name)
+        installation.storage.discard_scratch(scratch_name, run_id)
     record = dataclasses.replace(
         parts[0].artifact,
         owner_id=request_id,
@@ -85,6 +86,11 @@ def _mosaic(
     )
     installation.catalog.put_artifacts([record])
     return record
+
+
+def _scene_number(task: TaskRecord) -> int:
+    """The scene's place in the request, whichever of its scenes there is something of."""
+    return int(task.id.rpartition("-task_")[2].partition("_")[0])
 
 
 def _window(part: Granule) -> tuple[int, int, int, int]:

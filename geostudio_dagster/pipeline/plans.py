@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from geostudio_dagster.catalog import ArtifactRecord, ModelRecord, RequestRecord
+from geostudio_dagster.errors import InvalidRequest
 from geostudio_dagster.installation import Installation
 from geostudio_dagster.planning.plan import make_plan, tasks_geojson
 from geostudio_dagster.storage import request_key
@@ -29,20 +30,21 @@ def plan_request(installation: Installation, request_id: str) -> PlannedRequest:
 
     Raises:
         NotFound: there is no such request.
-        Conflict: it was cancelled, or it is over.
+        InvalidRequest: it cannot be planned; it is FAILED with this reason.
     """
     catalog = installation.catalog
     request = catalog.request(request_id)
     model = catalog.model(request.model_id)
     if request.n_tasks:
         return _planned(installation, request, model, len(catalog.shards(request_id)))
-    plan = make_plan(
-        request,
-        request.id,
-        installation.bundle(model).manifest,
-        installation.settings,
-        catalog.prediction_speed(model.id),
-    )
+    manifest = installation.bundle(model).manifest
+    speed = catalog.prediction_speed(model.id)
+    try:
+        plan = make_plan(request, request.id, manifest, installation.settings, speed)
+    except InvalidRequest as error:
+        # Another try would end the same; the user reads why.
+        catalog.fail_request(request.id, str(error))
+        raise
     stored = installation.storage.commit_bytes(
         tasks_geojson(plan), request_key(request.id, f"{request.id}_tasks.geojson")
     )
@@ -55,8 +57,7 @@ def plan_request(installation: Installation, request_id: str) -> PlannedRequest:
         sha256=stored.sha256,
         metadata={},
     )
-    catalog.record_plan(request.id, plan)
-    catalog.put_artifacts([geojson])
+    catalog.record_plan(request.id, plan, [geojson])
     return _planned(installation, catalog.request(request_id), model, plan.shard_count)
 
 
