@@ -19,13 +19,17 @@ def demo_model(data_folder: Path) -> Path:
     return demo_bundle(data_folder / "demo" / "land-cover").folder
 
 
-def demo_requests(data_folder: Path) -> list[dict[str, Any]]:
+def demo_requests(data_folder: Path, model: str, digest: str) -> list[dict[str, Any]]:
     """Request documents for both demo scenes, which are made if they are not there.
 
     The large scene is split into tasks of 2048 x 2048 pixels, two to a shard. Ids follow from
     the contents of scene and model: the same demo again is the same requests.
+
+    Args:
+        data_folder: the installation's data folder.
+        model: name or ``name@version`` of a registered model.
+        digest: that model's digest.
     """
-    bundle = demo_bundle(data_folder / "demo" / "land-cover")
     folder = data_folder / "scenes" / "demo"
     real, large = folder / "sentinel2_spyndex.tif", folder / "synthetic_4096.tif"
     if not real.exists():
@@ -35,15 +39,15 @@ def demo_requests(data_folder: Path) -> list[dict[str, Any]]:
     return [
         request_for(
             real,
-            bundle.manifest.name,
-            bundle.digest,
+            model,
+            digest,
             name="Sentinel-2, 300 x 300",
             description="Real Sentinel-2 pixels from package spyndex at a nominal position.",
         ),
         request_for(
             large,
-            bundle.manifest.name,
-            bundle.digest,
+            model,
+            digest,
             name="Made-up landscape, 4096 x 4096",
             description="A made-up scene, large enough to be split into tasks and shards.",
             **SPLIT,

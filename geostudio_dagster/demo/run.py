@@ -88,10 +88,7 @@ def _submit(
 ) -> list[RequestRecord]:
     reference = f"{model.name}@{model.version}"
     if input_scene is None:
-        documents = demo_requests(installation.settings.data_folder)
-        if model.owner != "demo" or reference.split("@", maxsplit=1)[0] != documents[0]["model"]:
-            documents = [{**document, "id": None} for document in documents]
-        documents = [{**document, "model": reference} for document in documents]
+        documents = demo_requests(installation.settings.data_folder, reference, model.digest)
     else:
         scene: Path | str = input_scene
         if "://" not in input_scene:

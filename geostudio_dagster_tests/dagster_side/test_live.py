@@ -7,6 +7,8 @@ import os
 import re
 import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -215,8 +217,8 @@ def test_a_killed_run_is_taken_up_again_with_equal_bytes(live: Live) -> None:
     assert [path for path in scratch.rglob("*") if path.is_file()] == []
 
 
-def test_a_cancelled_run_stops_within_ten_seconds(live: Live) -> None:
-    scene = write_scene(live.scenes, "cancel.tif", size=6000)
+def test_a_cancelled_run_stops_and_stays_stopped(live: Live) -> None:
+    scene = write_scene(live.scenes, "cancel.tif", size=4000)
     request = live.launch(live.document(scene))
     catalog = live.installation.catalog
 
@@ -228,3 +230,50 @@ def test_a_cancelled_run_stops_within_ten_seconds(live: Live) -> None:
     until(lambda: live.status(request) == "STOPPED", "the request is stopped", 20)
     assert all(task.status == "STOPPED" for task in catalog.tasks(request))
     assert live.installation.catalog.layers(request) == []
+
+
+def test_dev_says_what_is_where_and_ctrl_c_stops_everything(tmp_path: Path) -> None:
+    ports = {"--webserver-port": str(free_port()), "--gateway-port": str(free_port())}
+    command = [sys.executable, "-m", "geostudio_dagster", "dev"]
+    dev = subprocess.Popen(
+        [*command, *(part for option in ports.items() for part in option)],
+        cwd=ROOT,
+        env={**os.environ, "GEOSTUDIO_DATA_FOLDER": str(tmp_path / "data"), "COLUMNS": "200"},
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert dev.stdout is not None
+    said = "".join(iter(dev.stdout.readline, "Ctrl-C stops all of them.\n"))
+    for port in ports.values():
+        assert f"http://127.0.0.1:{port}" in said
+        assert httpx.get(f"http://127.0.0.1:{port}/", timeout=20).status_code < 500
+    second = subprocess.run(
+        command,
+        cwd=ROOT,
+        env={**os.environ, "GEOSTUDIO_DATA_FOLDER": str(tmp_path / "data"), "COLUMNS": "200"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert second.returncode == 1
+    assert "Another daemon works on" in second.stderr
+
+    dev.send_signal(signal.SIGINT)
+    assert dev.wait(30) == 0
+    for port in ports.values():
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(f"http://127.0.0.1:{port}/")
+    mine = str(tmp_path / "data").encode()
+    assert [pid for pid in processes() if mine in environment(pid)] == []
+
+
+def processes() -> list[str]:
+    return [entry.name for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+
+
+def environment(pid: str) -> bytes:
+    try:
+        return Path("/proc", pid, "environ").read_bytes()
+    except OSError:
+        return b""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,13 +23,18 @@ from geostudio_dagster.storage import LocalStorage
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data folder after ``make demo`` made its inputs."""
     folder = tmp_path_factory.mktemp("demo")
-    demo_requests(folder)
+    documents(folder)
     return folder
+
+
+def documents(folder: Path) -> list[dict[str, Any]]:
+    bundle = demo_bundle(demo_model(folder))
+    return demo_requests(folder, bundle.manifest.name, bundle.digest)
 
 
 def test_the_second_time_nothing_is_made_and_the_ids_are_the_same(folder: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
-    assert demo_requests(folder) == demo_requests(folder)
+    assert documents(folder) == documents(folder)
     after = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
     assert after == before
     assert sorted(path.name for path in before) == [
@@ -43,7 +49,7 @@ def test_plans_show_tiling_and_shards(folder: Path) -> None:
     settings = Settings(data_folder=folder)
     manifest = demo_bundle(demo_model(folder)).manifest
     counts = []
-    for document in demo_requests(folder):
+    for document in documents(folder):
         spec = parse_request(document)
         plan = make_plan(spec, document["id"], manifest, settings, None)
         counts.append((len(plan.tasks), plan.shard_count))
