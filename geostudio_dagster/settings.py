@@ -60,7 +60,8 @@ class GeoServerSettings(BaseModel):
     user: str = "admin"
     password: SecretStr = SecretStr("geoserver")
     workspace: str = "geofm"
-    timeout_s: float = 120.0
+    timeout_s: float = Field(default=120.0, gt=0, description="Silence after which a call fails.")
+    attempts: int = Field(default=4, ge=1, description="Tries of a transient failure in one run.")
 
 
 class KubernetesSettings(BaseModel):

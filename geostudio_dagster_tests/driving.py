@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import dagster as dg
 from dagster import DagsterInstance
 
+from geostudio_dagster.catalog import ModelRecord, TaskRecord
 from geostudio_dagster.installation import Installation
+from geostudio_dagster.planning.admission import admit
 
 SENSORS = ("inbox", "request_planner", "reconciler", "shard_dispatcher")
 OVER = {"COMPLETED", "COMPLETED_WITH_ERRORS", "FAILED", "STOPPED"}
@@ -87,6 +90,25 @@ class Driver:
                 tags=tags,
             )
         return len(fresh)
+
+
+def submit(
+    installation: Installation, urls: Sequence[str | Path], model: ModelRecord, **more: object
+) -> str:
+    """The id of an accepted request for these scenes."""
+    domain = {"urls": [str(url) for url in urls]}
+    document = {"model": model.name, "spatial_domain": domain, **more}
+    return admit(document, installation.catalog, installation.settings, owner="tests").id
+
+
+def path_of(installation: Installation, owner: str, name: str) -> Path:
+    """The file of a task's or a request's artifact."""
+    return installation.path_of(installation.catalog.artifact(owner, name))
+
+
+def tasks_of(installation: Installation, request: str) -> list[TaskRecord]:
+    """All tasks of a small request."""
+    return list(installation.catalog.tasks(request, limit=1000))
 
 
 def run_until(condition: Callable[[], bool], step: Callable[[], object], rounds: int = 50) -> None:

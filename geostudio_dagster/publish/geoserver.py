@@ -58,8 +58,8 @@ class GeoServer:
     """Publishes raster layers into one workspace.
 
     Args:
-        settings: address, user, workspace.
-        attempts: tries of repeatable calls that fail for a passing reason.
+        settings: address, user, workspace, and the tries of repeatable calls that fail for a
+            passing reason.
         first_wait_s: wait before the second try; doubles each time.
         chunk_files: granules per upload of a mosaic.
         chunk_bytes: bytes per upload of a mosaic (one granule may be larger).
@@ -69,13 +69,12 @@ class GeoServer:
         self,
         settings: GeoServerSettings,
         *,
-        attempts: int = 4,
         first_wait_s: float = 1.0,
         chunk_files: int = 50,
         chunk_bytes: int = 256 * 1024**2,
     ) -> None:
         self.workspace = settings.workspace
-        self._rest = GeoServerRest(settings, attempts=attempts, first_wait_s=first_wait_s)
+        self._rest = GeoServerRest(settings, first_wait_s=first_wait_s)
         self._chunk_files = chunk_files
         self._chunk_bytes = chunk_bytes
 

@@ -50,14 +50,12 @@ class GeoServerRest:
     """One connection to ``<url>/rest``; every path segment given to it is escaped.
 
     Args:
-        settings: address, user and limits.
-        attempts: tries of a call that may be repeated (GET, PUT, DELETE), transient errors only.
+        settings: address, user and limits, among them the tries of a call that may be repeated
+            (GET, PUT, DELETE) after a transient error.
         first_wait_s: wait after the first failure; doubles each time.
     """
 
-    def __init__(
-        self, settings: GeoServerSettings, *, attempts: int = 4, first_wait_s: float = 1.0
-    ) -> None:
+    def __init__(self, settings: GeoServerSettings, *, first_wait_s: float = 1.0) -> None:
         self._user = settings.user
         self._url = settings.url.rstrip("/")
         self._client = httpx.Client(
@@ -65,7 +63,7 @@ class GeoServerRest:
             timeout=httpx.Timeout(settings.timeout_s, connect=_CONNECT_TIMEOUT_S),
         )
         self._retrying = Retrying(
-            stop=stop_after_attempt(attempts),
+            stop=stop_after_attempt(settings.attempts),
             wait=wait_exponential(multiplier=first_wait_s, max=_LONGEST_WAIT_S)
             + wait_random(0, first_wait_s / 2),
             retry=retry_if_exception(_is_transient),

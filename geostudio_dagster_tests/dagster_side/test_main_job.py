@@ -4,43 +4,20 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from uuid import uuid4
 
 import numpy as np
-import pytest
 import rasterio
-from dagster import AssetKey, DagsterInstance
+from dagster import AssetKey
 from rio_cogeo.cogeo import cog_validate
 
-from geostudio_dagster.catalog import ModelRecord, TaskRecord
+from geostudio_dagster.catalog import ModelRecord
 from geostudio_dagster.installation import Installation
-from geostudio_dagster.planning.admission import admit
 from geostudio_dagster.storage import sha256_of
 from geostudio_dagster_tests.conftest import MakeScene
-from geostudio_dagster_tests.driving import Driver
-
-
-@pytest.fixture
-def driver(installation: Installation) -> Iterator[Driver]:
-    with DagsterInstance.ephemeral() as instance:
-        yield Driver(installation, instance)
-
-
-def submit(installation: Installation, urls: list[str], model: ModelRecord, **more: object) -> str:
-    document = {"model": model.name, "spatial_domain": {"urls": urls}, **more}
-    return admit(document, installation.catalog, installation.settings, owner="tests").id
-
-
-def path_of(installation: Installation, owner: str, name: str) -> Path:
-    artifact = installation.catalog.artifact(owner, name)
-    assert artifact is not None, f"{owner} has no {name}"
-    return installation.path_of(artifact)
-
-
-def tasks_of(installation: Installation, request: str) -> list[TaskRecord]:
-    return list(installation.catalog.tasks(request, limit=1000))
+from geostudio_dagster_tests.driving import Driver, path_of, submit, tasks_of
 
 
 def test_one_scene_ends_as_a_layer(

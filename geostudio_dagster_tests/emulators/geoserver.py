@@ -419,10 +419,10 @@ class GeoServerEmulator:
 
 
 @contextlib.contextmanager
-def serving() -> Iterator[GeoServerEmulator]:
-    """An empty emulator, served on a free port of loopback under ``/geoserver``."""
+def serving(port: int = 0) -> Iterator[GeoServerEmulator]:
+    """An empty emulator, served on a port of loopback (0: a free one) under ``/geoserver``."""
     emulator = GeoServerEmulator()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _handler_of(emulator))
+    server = ThreadingHTTPServer(("127.0.0.1", port), _handler_of(emulator))
     server.daemon_threads = True
     emulator.url = f"http://127.0.0.1:{server.server_address[1]}/geoserver"
     thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)

@@ -31,12 +31,11 @@ def server(emulator: GeoServerEmulator) -> Iterator[GeoServer]:
 
 
 def client_of(emulator: GeoServerEmulator, **changes: Any) -> GeoServer:
-    options = {"attempts": 3, "first_wait_s": 0.001} | {
+    options = {"first_wait_s": 0.001} | {
         key: changes.pop(key) for key in ("chunk_files", "chunk_bytes") if key in changes
     }
-    settings = GeoServerSettings(
-        **{"url": emulator.url, "user": "admin", "password": SecretStr("geo:server")} | changes
-    )
+    usual: dict[str, Any] = {"user": "admin", "password": SecretStr("geo:server"), "attempts": 3}
+    settings = GeoServerSettings(**{"url": emulator.url} | usual | changes)
     return GeoServer(settings, **options)
 
 
@@ -279,9 +278,9 @@ def test_passing_errors_end_as_a_retryable_error(
 
 
 def test_nobody_there_is_a_retryable_error(tmp_path: Path) -> None:
-    settings = GeoServerSettings(url="http://127.0.0.1:9/geoserver")
+    settings = GeoServerSettings(url="http://127.0.0.1:9/geoserver", attempts=2)
     files = granules(tmp_path, 1)
-    alone = GeoServer(settings, attempts=2, first_wait_s=0.001)
+    alone = GeoServer(settings, first_wait_s=0.001)
     with alone as server, pytest.raises(GeoServerError, match="did not answer") as caught:
         publish(server, files)
     assert (caught.value.status, caught.value.retryable) == (None, True)
