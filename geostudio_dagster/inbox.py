@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from dataclasses import dataclass
 from hashlib import sha256
@@ -13,6 +14,8 @@ from geostudio_dagster.errors import Conflict, InvalidRequest
 from geostudio_dagster.installation import Installation
 from geostudio_dagster.planning.admission import admit
 from geostudio_dagster.planning.request import RequestSpec, parse_request_json
+
+log = logging.getLogger(__name__)
 
 # A file that does not parse may still be being written; give its writer this long.
 _SETTLE_S = 5.0
@@ -28,14 +31,32 @@ class InboxOutcome:
 
 
 def take_all(installation: Installation) -> list[InboxOutcome]:
-    """Admit every ``*.json`` in the inbox, oldest first; files still being written wait."""
+    """Admit every ``*.json`` in the inbox, oldest first; files still being written wait.
+
+    So does one that cannot be dealt with now (the catalog does not answer); the others do not
+    wait for it.
+    """
     folder = installation.settings.inbox
     for name in ("accepted", "rejected"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     files = [path for path in folder.glob("*.json") if path.is_file() and not path.is_symlink()]
-    files.sort(key=lambda path: (path.stat().st_mtime_ns, path.name))
-    outcomes = (_take(installation, path) for path in files)
-    return [outcome for outcome in outcomes if outcome is not None]
+    outcomes = []
+    for path in sorted(files, key=_age):
+        try:
+            outcome = _take(installation, path)
+        except Exception:
+            log.exception("%s cannot be taken now", path)
+            continue
+        if outcome is not None:
+            outcomes.append(outcome)
+    return outcomes
+
+
+def _age(path: Path) -> tuple[int, str]:
+    try:
+        return path.stat().st_mtime_ns, path.name
+    except FileNotFoundError:  # taken away again
+        return 0, path.name
 
 
 def _take(installation: Installation, path: Path) -> InboxOutcome | None:
@@ -46,11 +67,9 @@ def _take(installation: Installation, path: Path) -> InboxOutcome | None:
     except (InvalidRequest, Conflict) as error:
         if time.time() - path.stat().st_mtime < _SETTLE_S and _is_truncated(path):
             return None
-        target = _move(path, "rejected")
-        target.with_suffix(".reason.txt").write_text(f"{error}\n", "utf-8")
+        _move(path, "rejected", "reason", str(error))
         return InboxOutcome(path.name, accepted=False, verdict=str(error))
-    target = _move(path, "accepted")
-    target.with_suffix(".id.txt").write_text(f"{request.id}\n", "utf-8")
+    _move(path, "accepted", "id", request.id)
     return InboxOutcome(path.name, accepted=True, verdict=request.id)
 
 
@@ -61,7 +80,10 @@ def _read(installation: Installation, path: Path) -> RequestSpec:
         raise InvalidRequest(
             "request", f"is {status.st_size} bytes long", f"stay under {limit} bytes"
         )
-    text = path.read_bytes()
+    try:
+        text = path.read_bytes()
+    except PermissionError:
+        raise InvalidRequest("request", "may not be read", "change its permissions") from None
     spec = parse_request_json(text)
     if spec.id is not None:
         return spec
@@ -75,14 +97,22 @@ def _is_truncated(path: Path) -> bool:
         json.loads(path.read_bytes())
     except ValueError:
         return True
+    except (OSError, RecursionError):
+        return False
     return False
 
 
-def _move(path: Path, verdict: str) -> Path:
+def _move(path: Path, verdict: str, kind: str, note: str) -> None:
+    """Put the file into the verdict's folder, with a note beside it.
+
+    The note comes first: whoever sees the file there finds it explained, and a file whose move
+    was interrupted is simply taken again.
+    """
     folder = path.parent / verdict
     target = folder / path.name
     serial = 1
     while target.exists():
         target = folder / f"{path.stem}-{serial}{path.suffix}"
         serial += 1
-    return path.rename(target)
+    target.with_suffix(f".{kind}.txt").write_text(f"{note}\n", "utf-8")
+    path.rename(target)

@@ -8,7 +8,10 @@ code server died with it), or it goes on although its request was cancelled.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator, Mapping
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, Protocol
 
 import dagster as dg
 from dagster import DagsterInstance, DagsterRun, RunsFilter
@@ -19,6 +22,8 @@ from geostudio_dagster.defs.partitions import ATTEMPT_TAG, REQUEST_TAG, SHARD_TA
 from geostudio_dagster.installation import Installation
 from geostudio_dagster.pipeline.stage import now
 
+log = logging.getLogger(__name__)
+
 _LIVE = [
     dg.DagsterRunStatus.NOT_STARTED,
     dg.DagsterRunStatus.QUEUED,
@@ -28,30 +33,54 @@ _LIVE = [
 ]
 
 
+class _Chore(Protocol):
+    """Looks after one shard or request, and tells what it did."""
+
+    __name__: str
+
+    def __call__(
+        self, instance: DagsterInstance, installation: Installation, item: Any, /
+    ) -> Iterable[str]: ...
+
+
 def runs_of(instance: DagsterInstance, job: str, tags: Mapping[str, str]) -> list[DagsterRun]:
     """The runs of a job that carry all the tags, newest first."""
     return list(instance.get_runs(RunsFilter(job_name=job, tags=dict(tags)), limit=25))
 
 
 def reconcile(instance: DagsterInstance, installation: Installation) -> list[str]:
-    """Make catalog and runs agree; returns one sentence for each thing done."""
-    return [
-        *_cancelled(instance, installation),
-        *_shards(instance, installation),
-        *_publishing(instance, installation),
-    ]
+    """Make catalog and runs agree; returns one sentence for each thing done.
+
+    What cannot be dealt with is told of, and holds up nothing else.
+    """
+    catalog = installation.catalog
+    publishing = partial(catalog.requests, RequestStatus.PUBLISHING_RESULTS, limit=500)
+    chores: tuple[tuple[Callable[[], Sequence[Any]], _Chore], ...] = (
+        (catalog.requests_to_stop, _stop_request),
+        (catalog.live_shards, _check_shard),
+        (publishing, _check_publication),
+    )
+    notes: list[str] = []
+    for find, chore in chores:
+        for item in find():
+            try:
+                notes += chore(instance, installation, item)
+            except Exception as error:
+                log.exception("%s of %s failed", chore.__name__, item)
+                notes.append(f"{chore.__name__} failed: {type(error).__name__}: {error}")
+    return notes
 
 
-def _shards(instance: DagsterInstance, installation: Installation) -> Iterator[str]:
-    delay = installation.settings.shards.retry_delay_s
-    for shard in installation.catalog.live_shards():
-        reason = _why_over(instance, installation, shard)
-        if reason is not None:
-            # A submitted shard still names the run before; the one that never came has no name.
-            begun = shard.status == ShardStatus.RUNNING
-            run_id = shard.run_id or "" if begun else ""
-            installation.catalog.shard_run_ended(shard.key, run_id, now(), delay)
-            yield f"shard {shard.key}: {reason}; it is ready for another run"
+def _check_shard(
+    instance: DagsterInstance, installation: Installation, shard: ShardRecord
+) -> Iterator[str]:
+    reason = _why_over(instance, installation, shard)
+    if reason is not None:
+        # A submitted shard still names the run before; the one that never came has no name.
+        run_id = shard.run_id or "" if shard.status == ShardStatus.RUNNING else ""
+        delay = installation.settings.shards.retry_delay_s
+        installation.catalog.shard_run_ended(shard.key, run_id, now(), delay)
+        yield f"shard {shard.key}: {reason}; it is ready for another run"
 
 
 def _why_over(
@@ -92,6 +121,11 @@ def why_over(instance: DagsterInstance, installation: Installation, run_id: str)
         silent_since, patience = _epoch(record.start_time), shards.start_grace_s
     if now() - silent_since <= dt.timedelta(seconds=patience):
         return None
+    try:
+        # It may only have been stalled (a machine that slept): it is not to wake up and go on.
+        instance.run_launcher.terminate(run_id)
+    except Exception:
+        log.info("run %s cannot be stopped; it is out of reach", run_id, exc_info=True)
     instance.report_run_failed(run, f"No sign of life since {silent_since:%Y-%m-%d %H:%M:%S} UTC.")
     return f"run {run_id} gave no sign of life"
 
@@ -100,15 +134,21 @@ def _epoch(seconds: float | None) -> dt.datetime:
     return now() if seconds is None else dt.datetime.fromtimestamp(seconds, dt.UTC)
 
 
-def _publishing(instance: DagsterInstance, installation: Installation) -> Iterator[str]:
-    shards = installation.settings.shards
-    for request in installation.catalog.requests(RequestStatus.PUBLISHING_RESULTS, limit=500):
-        reason = _why_publishing_is_over(instance, installation, request)
-        if reason is not None:
-            installation.catalog.defer_publish(
-                request.id, reason, now(), shards.retry_delay_s, shards.max_attempts
-            )
-            yield f"request {request.id}: publishing is over ({reason}) but not done"
+def _check_publication(
+    instance: DagsterInstance, installation: Installation, request: RequestRecord
+) -> Iterator[str]:
+    reason = _why_publishing_is_over(instance, installation, request)
+    if reason is not None:
+        shards = installation.settings.shards
+        installation.catalog.defer_publish(
+            request.id,
+            reason,
+            now(),
+            shards.retry_delay_s,
+            shards.max_attempts,
+            run_id=request.publish_run_id,
+        )
+        yield f"request {request.id}: publishing is over ({reason}) but not done"
 
 
 def _why_publishing_is_over(
@@ -122,16 +162,17 @@ def _why_publishing_is_over(
     return reasons[0] if reasons and None not in reasons else None
 
 
-def _cancelled(instance: DagsterInstance, installation: Installation) -> Iterator[str]:
-    for request in installation.catalog.requests_to_stop():
-        live = instance.get_runs(RunsFilter(tags={REQUEST_TAG: request.id}, statuses=_LIVE))
-        for run in live:
-            if run.status is not dg.DagsterRunStatus.CANCELING:
-                _terminate(instance, run)
-                yield f"request {request.id}: run {run.run_id} is being stopped"
-        if not live:
-            installation.catalog.finish_cancel(request.id)
-            yield f"request {request.id} is stopped"
+def _stop_request(
+    instance: DagsterInstance, installation: Installation, request: RequestRecord
+) -> Iterator[str]:
+    live = instance.get_runs(RunsFilter(tags={REQUEST_TAG: request.id}, statuses=_LIVE))
+    for run in live:
+        if run.status is not dg.DagsterRunStatus.CANCELING:
+            _terminate(instance, run)
+            yield f"request {request.id}: run {run.run_id} is being stopped"
+    if not live:
+        installation.catalog.finish_cancel(request.id)
+        yield f"request {request.id} is stopped"
 
 
 def _terminate(instance: DagsterInstance, run: DagsterRun) -> None:

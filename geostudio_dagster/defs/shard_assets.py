@@ -6,6 +6,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import dagster as dg
+from dagster._core.storage.tags import (
+    ASSET_RESUME_RETRY_TAG,
+    RESUME_RETRY_TAG,
+    RETRY_NUMBER_TAG,
+)
 
 from geostudio_dagster.catalog import ModelRecord
 from geostudio_dagster.defs.kubernetes import prediction_pod_config
@@ -37,12 +42,24 @@ def _open_shard(
     catalog = installation.catalog
     sign_of_life(installation, context.run_id)
     try:
-        if process_id is not None and ATTEMPT_TAG not in context.run.tags:
+        if process_id is not None and _asked_for_by_a_person(context.run):
             catalog.reopen(context.partition_key, process_id, context.run_id)
         shard = catalog.begin_shard_run(context.partition_key, context.run_id)
     except (Conflict, NotFound) as error:
         raise dg.Failure(str(error), allow_retries=False) from error
     return catalog.model(catalog.request(shard.request_id).model_id)
+
+
+def _asked_for_by_a_person(run: dg.DagsterRun) -> bool:
+    """Whether a person launched the run, or launched it again: such work is done anew.
+
+    A re-execution carries all tags of the run that it repeats, the dispatcher's among them; one
+    that only resumes after a failure goes on with what is left.
+    """
+    if ATTEMPT_TAG not in run.tags:
+        return True
+    resumes = {RESUME_RETRY_TAG, ASSET_RESUME_RETRY_TAG, RETRY_NUMBER_TAG} & run.tags.keys()
+    return run.parent_run_id is not None and not resumes
 
 
 def _stage_result(

@@ -5,10 +5,12 @@ from __future__ import annotations
 import datetime as dt
 import json
 import re
+from collections import Counter
 from typing import Annotated, Any, Self
 from uuid import UUID
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -21,6 +23,15 @@ from geostudio_dagster.errors import InvalidRequest
 
 _POLE, _DATE_LINE = 90, 180
 _DATE = re.compile(r"^\d{4}-\d{2}-\d{2}$")
+
+
+def _storable(value: str) -> str:
+    if "\0" in value:
+        raise ValueError("has a NUL character, which PostgreSQL cannot hold")
+    return value
+
+
+Text = Annotated[str, AfterValidator(_storable)]
 BBox = Annotated[tuple[float, float, float, float], Field(description="west, south, east, north")]
 
 
@@ -52,8 +63,8 @@ class SpatialDomain(_Strict):
     def _something(self) -> Self:
         if not (self.urls or self.bbox or self.polygons or self.tiles):
             raise ValueError("is empty; give at least one entry in urls, bbox, polygons or tiles")
-        if len(set(self.urls)) != len(self.urls):
-            twice = next(url for url in self.urls if self.urls.count(url) > 1)
+        twice = next((url for url, times in Counter(self.urls).items() if times > 1), None)
+        if twice is not None:
             raise ValueError(f"urls names {twice} twice")
         return self
 
@@ -65,14 +76,21 @@ class RequestSpec(_Strict):
     model: str = Field(min_length=1, max_length=200, description="Name, name@version or id.")
     spatial_domain: SpatialDomain
     temporal_domain: tuple[str, ...] = ()
-    name: str = Field(default="", max_length=200)
-    description: str = Field(default="", max_length=4000)
-    location: str = Field(default="", max_length=200)
+    name: Text = Field(default="", max_length=200)
+    description: Text = Field(default="", max_length=4000)
+    location: Text = Field(default="", max_length=200)
     shard_size: int | None = Field(default=None, ge=1, le=10_000, description="Tasks per shard.")
     task_size: int | None = Field(
         default=None, ge=256, le=65_536, description="Scenes larger than this square are split."
     )
     priority: int = Field(default=0, ge=-100, le=100)
+
+    @field_validator("model")
+    @classmethod
+    def _printable(cls, value: str) -> str:
+        if not value.isprintable():  # a database may not even be asked for a NUL
+            raise ValueError("has characters that no name has")
+        return value
 
     @field_validator("temporal_domain")
     @classmethod
@@ -123,11 +141,16 @@ def parse_request_json(text: str | bytes) -> RequestSpec:
     return parse_request(document)
 
 
+def _fields_beside(place: tuple[int | str, ...]) -> list[str]:
+    """The fields known where an unknown one stands."""
+    return list((SpatialDomain if place[0] == "spatial_domain" else RequestSpec).model_fields)
+
+
 def _first_problem(error: ValidationError) -> InvalidRequest:
     first = error.errors()[0]
     field = ".".join(str(part) for part in first["loc"]) or "request"
     if first["type"] == "extra_forbidden":
-        known = ", ".join(RequestSpec.model_fields)
+        known = ", ".join(_fields_beside(first["loc"]))
         return InvalidRequest(field, "is not a known field", f"remove it (known: {known})")
     if first["type"] == "missing":
         return InvalidRequest(field, "is missing", "add it")

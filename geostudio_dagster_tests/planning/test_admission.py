@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -161,3 +162,11 @@ def test_no_model_at_all(settings: Settings) -> None:
     with pytest.raises(InvalidRequest, match="models add"):
         admit(document(), empty, settings, owner="ann")
     empty.close()
+
+
+def test_a_duplicate_among_very_many_urls_is_found_at_once() -> None:
+    urls = [f"https://example.org/{number}.tif" for number in range(50_000)]
+    began = time.monotonic()
+    with pytest.raises(InvalidRequest, match=r"urls names https://example\.org/49999\.tif twice"):
+        parse_request({"model": "m", "spatial_domain": {"urls": [*urls, urls[-1]]}})
+    assert time.monotonic() - began < 10
