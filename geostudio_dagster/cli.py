@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from geostudio_dagster import __version__
@@ -41,7 +42,10 @@ def _installation() -> Iterator[Any]:
         with Installation.open() as installation:
             yield installation
     except GeostudioError as error:
-        err.print(f"[bold red]{type(error).__name__}[/]: {error}", highlight=False, soft_wrap=True)
+        # As text, not markup: a user's words may hold brackets. One line, whatever they hold.
+        sentence = " ".join(str(error).split())
+        name = f"[bold red]{type(error).__name__}[/]"
+        err.print(f"{name}: {escape(sentence)}", highlight=False, soft_wrap=True)
         raise typer.Exit(2 if isinstance(error, InvalidRequest) else 1) from error
 
 
@@ -89,7 +93,7 @@ def status(request_id: RequestId, as_json: AsJson = False) -> None:
             return
         table = Table(show_header=False, box=None)
         for name, value in document.items():
-            table.add_row(name, str(value))
+            table.add_row(name, escape(str(value)))
         out.print(table)
 
 
@@ -102,14 +106,15 @@ def tasks(
 ) -> None:
     """List a request's tasks with their steps and errors."""
     with _installation() as installation:
-        records = installation.catalog.tasks(request_id, limit=limit, offset=skip)
+        request = installation.catalog.request(request_id)
+        records = installation.catalog.tasks(request.id, limit=limit, offset=skip)
         if as_json:
             _print_json([_task_document(record) for record in records])
             return
         table = Table("task", "status", "step", "error", box=None)
         for record in records:
             step = next((s for s in record.steps if s.status != "FINISHED"), record.steps[-1])
-            table.add_row(record.id, str(record.status), step.process_id, record.error or "")
+            table.add_row(record.id, str(record.status), step.process_id, escape(record.error or ""))
         out.print(table)
 
 

@@ -198,10 +198,14 @@ def load_bundle(folder: Path) -> Bundle:
     try:
         document = yaml.safe_load(path.read_text("utf-8"))
         manifest = BundleManifest.model_validate(document)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise InvalidRequest(
             "model", f"{folder} has no {MANIFEST}", "point at the folder that holds it"
         ) from None
+    except OSError as error:
+        raise InvalidRequest(
+            "model", f"{path} cannot be read ({error.strerror})", "make it a readable file"
+        ) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InvalidRequest(
             "model", f"{path} is not readable YAML ({error})", "mend the file"
