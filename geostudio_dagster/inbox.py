@@ -39,7 +39,7 @@ def take_all(installation: Installation) -> list[InboxOutcome]:
     folder = installation.settings.inbox
     for name in ("accepted", "rejected"):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    files = [path for path in folder.glob("*.json") if path.is_file() and not path.is_symlink()]
+    files = [path for path in folder.glob("*.json") if path.is_symlink() or path.is_file()]
     outcomes = []
     for path in sorted(files, key=_age):
         try:
@@ -54,7 +54,7 @@ def take_all(installation: Installation) -> list[InboxOutcome]:
 
 def _age(path: Path) -> tuple[int, str]:
     try:
-        return path.stat().st_mtime_ns, path.name
+        return path.lstat().st_mtime_ns, path.name
     except FileNotFoundError:  # taken away again
         return 0, path.name
 
@@ -65,7 +65,7 @@ def _take(installation: Installation, path: Path) -> InboxOutcome | None:
             _read(installation, path), installation.catalog, installation.settings, owner="inbox"
         )
     except (InvalidRequest, Conflict) as error:
-        if time.time() - path.stat().st_mtime < _SETTLE_S and _is_truncated(path):
+        if _is_fresh(path) and _is_truncated(path):
             return None
         _move(path, "rejected", "reason", str(error))
         return InboxOutcome(path.name, accepted=False, verdict=str(error))
@@ -74,6 +74,8 @@ def _take(installation: Installation, path: Path) -> InboxOutcome | None:
 
 
 def _read(installation: Installation, path: Path) -> RequestSpec:
+    if path.is_symlink():
+        raise InvalidRequest("request", "is a link", "put the file itself here")
     limit = installation.settings.max_request_bytes
     status = path.stat()
     if status.st_size > limit:
@@ -90,6 +92,11 @@ def _read(installation: Installation, path: Path) -> RequestSpec:
     # The same file seen again after a crash must be the same request.
     identity = f"{path.absolute()}:{status.st_mtime_ns}:{sha256(text).hexdigest()}"
     return spec.model_copy(update={"id": uuid5(NAMESPACE_URL, identity)})
+
+
+def _is_fresh(path: Path) -> bool:
+    """Whether it may still be being written; what comes from the far future is not."""
+    return not path.is_symlink() and abs(time.time() - path.stat().st_mtime) < _SETTLE_S
 
 
 def _is_truncated(path: Path) -> bool:

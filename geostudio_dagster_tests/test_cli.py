@@ -18,7 +18,6 @@ from geostudio_dagster.catalog import ModelRecord, Plan, PlannedTask
 from geostudio_dagster.cli import app
 from geostudio_dagster.installation import Installation
 from geostudio_dagster.settings import Settings
-from geostudio_dagster_tests.conftest import MakeScene
 
 NOBODY = "6238a5ea-781a-431e-8668-b0de515ea0c8"
 URL = "https://example.org/scene.tif"
