@@ -35,6 +35,9 @@ class ShardSettings(BaseModel):
 
     target_seconds: float = Field(default=60.0, gt=0, description="Predicted work per shard.")
     max_per_request: int = Field(default=500, ge=1, description="Partition keys per request.")
+    max_live: int = Field(
+        default=200, ge=1, description="Runs of shards that wait in the queue or work at a time."
+    )
     assumed_mpx_per_second: float = Field(
         default=1.0, gt=0, description="Prediction speed assumed before there is any history."
     )

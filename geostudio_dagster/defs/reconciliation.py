@@ -24,6 +24,7 @@ from geostudio_dagster.pipeline.stage import now
 
 log = logging.getLogger(__name__)
 
+_LEASES_KEPT = dt.timedelta(days=1)
 _LIVE = [
     dg.DagsterRunStatus.NOT_STARTED,
     dg.DagsterRunStatus.QUEUED,
@@ -60,6 +61,8 @@ def reconcile(instance: DagsterInstance, installation: Installation) -> list[str
         (catalog.live_shards, _check_shard),
         (publishing, _check_publication),
     )
+    # A run that is asked for later shows by its start that it is long over.
+    catalog.forget_leases(now() - _LEASES_KEPT)
     notes: list[str] = []
     for find, chore in chores:
         for item in find():

@@ -79,7 +79,10 @@ def plan_request(
         except (InvalidRequest, Conflict) as error:
             raise dg.Failure(f"Refused: {error}", allow_retries=False) from error
     else:
-        request_id = str(config.request_id)
+        try:
+            request_id = place.catalog.request(str(config.request_id)).id
+        except NotFound as error:
+            raise dg.Failure(str(error), allow_retries=False) from error
     context.instance.add_dynamic_partitions(request_partitions.name or "", [request_id])
     context.instance.add_run_tags(context.run_id, {REQUEST_TAG: request_id})
     planned = _plan(place, request_id, context.run_id)

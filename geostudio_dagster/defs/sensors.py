@@ -8,10 +8,12 @@ Everything here happens at least once; the catalog makes a repetition harmless.
 import dagster as dg
 
 from geostudio_dagster import inbox
-from geostudio_dagster.catalog import ShardRecord
+from geostudio_dagster.catalog import RequestRecord, ShardRecord
 from geostudio_dagster.defs.jobs import publish_job, shard_job
 from geostudio_dagster.defs.partitions import (
     ATTEMPT_TAG,
+    MODEL_TAG,
+    OWNER_TAG,
     PARTITION_TAG,
     REQUEST_TAG,
     SHARD_TAG,
@@ -91,12 +93,15 @@ def shard_dispatcher(
     context: dg.SensorEvaluationContext, installation: InstallationResource
 ) -> dg.SensorResult:
     """Partition keys first, then runs; a key that is there already stays as it is."""
-    catalog = installation.get().catalog
-    shards = catalog.shards_to_dispatch(now(), SHARDS_A_TICK)
+    place = installation.get()
+    catalog = place.catalog
+    room = place.settings.shards.max_live - len(catalog.live_shards())
+    shards = catalog.shards_to_dispatch(now(), max(0, min(room, SHARDS_A_TICK)))
     requests = catalog.requests_to_publish(now(), PLANS_A_TICK)
     keys = sorted({shard.request_id for shard in shards} | {request.id for request in requests})
+    owners = {key: catalog.request(key) for key in {shard.request_id for shard in shards}}
     launches = [
-        *(_shard_run(shard) for shard in shards),
+        *(_shard_run(shard, owners[shard.request_id]) for shard in shards),
         *(
             dg.RunRequest(
                 run_key=f"publish:{request.id}:{request.publish_attempt}",
@@ -123,7 +128,7 @@ def shard_dispatcher(
     )
 
 
-def _shard_run(shard: ShardRecord) -> dg.RunRequest:
+def _shard_run(shard: ShardRecord, request: RequestRecord) -> dg.RunRequest:
     return dg.RunRequest(
         run_key=f"{shard.key}:{shard.attempt}",
         job_name=shard_job.name,
@@ -133,6 +138,9 @@ def _shard_run(shard: ShardRecord) -> dg.RunRequest:
             REQUEST_TAG: shard.request_id,
             SHARD_TAG: shard.key,
             ATTEMPT_TAG: str(shard.attempt),
+            # What the run queue can limit by.
+            OWNER_TAG: request.owner,
+            MODEL_TAG: request.model_id,
             "dagster/priority": str(shard.priority),
         },
     )
