@@ -1,4 +1,4 @@
-"""The same verbs for a terminal: submit, status, tasks, cancel, retry, models, dev, demo."""
+"""The same verbs for a terminal, and ``predict``, which needs no installation."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -114,7 +114,9 @@ def tasks(
         table = Table("task", "status", "step", "error", box=None)
         for record in records:
             step = next((s for s in record.steps if s.status != "FINISHED"), record.steps[-1])
-            table.add_row(record.id, str(record.status), step.process_id, escape(record.error or ""))
+            table.add_row(
+                record.id, str(record.status), step.process_id, escape(record.error or "")
+            )
         out.print(table)
 
 
@@ -183,6 +185,61 @@ def models_list(as_json: AsJson = False) -> None:
             name = f"{model.name}@{model.version}"
             table.add_row(name, model.manifest["task"], bands, model.digest[:12])
         out.print(table)
+
+
+Scenes = Annotated[
+    list[str],
+    typer.Option(
+        "--input",
+        help="Path, http(s) URL (downloaded first) or s3://bucket/key (read in place). Again for "
+        "each further band file, and for each further date, oldest first.",
+    ),
+]
+Side = Annotated[int | None, typer.Option(min=1, help="Side of the model's square, pixels.")]
+Shared = Annotated[int | None, typer.Option(min=0, help="Pixels that neighbours share.")]
+Cut = Annotated[int | None, typer.Option(min=0, help="Pixels cut from inner edges.")]
+BatchSize = Annotated[int | None, typer.Option(min=1, help="Patches per forward pass.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:1; a GPU if there is one.")]
+Arithmetic = Annotated[
+    Literal["exact", "auto"],
+    typer.Option(help="exact is float32, auto is bfloat16 where the processor has it."),
+]
+
+
+@app.command()
+def predict(
+    *,
+    model: Annotated[Path, typer.Option(help="Folder with bundle.yaml and the weights.")],
+    inputs: Scenes,
+    output: Annotated[Path, typer.Option(help="The COG to make; replaced if it is there.")],
+    more: Annotated[
+        list[str] | None, typer.Argument(metavar="[SCENE]...", help="Further inputs.")
+    ] = None,
+    precision: Arithmetic = "exact",
+    batch_size: BatchSize = None,
+    patch: Side = None,
+    overlap: Shared = None,
+    trim: Cut = None,
+    device: Device = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+) -> None:
+    """Predict a scene into a COG with the engine alone, without Dagster."""
+    from geostudio_dagster.prediction import PredictOptions
+    from geostudio_dagster.prediction.command import CommandFailed, Job, run, summary
+
+    if more and len(inputs) > 1:
+        # --input a b --input c d would lose its order.
+        raise typer.BadParameter("repeat --input for each scene, or list all after one --input")
+    options = PredictOptions(device, precision, batch_size, patch=patch, overlap=overlap, trim=trim)
+    try:
+        facts = run(Job(model, (*inputs, *(more or ())), output, options), err)
+    except CommandFailed as failure:
+        err.print(f"[bold red]Error[/]: {escape(str(failure))}", highlight=False, soft_wrap=True)
+        raise typer.Exit(failure.code) from failure
+    if as_json:
+        _print_json(facts)
+    else:
+        typer.echo(summary(facts))
 
 
 @app.command()

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from geostudio_dagster.errors import TaskError
 from geostudio_dagster.models.runtime import Model
 from geostudio_dagster.prediction.batches import Batch
 from geostudio_dagster.prediction.options import PredictOptions, usable_cores
@@ -59,8 +60,19 @@ def plan_forward(options: PredictOptions, model: Model) -> ForwardPlan:
 
 
 def choose_device(options: PredictOptions) -> str:
-    """The device that was asked for, or a GPU where there is one, or the processor."""
-    return options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    """The device that was asked for, or a GPU where there is one, or the processor.
+
+    Raises:
+        TaskError: ``no_such_device``.
+    """
+    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # without CUDA support, torch asserts
+        raise TaskError(
+            "no_such_device", f"There is no device {device} for torch here; name cpu, or none."
+        ) from error
+    return device
 
 
 def _has_bfloat16(device: str) -> bool:

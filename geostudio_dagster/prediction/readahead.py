@@ -27,7 +27,7 @@ def read_ahead(batches: Iterator[Batch], clock: StageClock) -> Iterator[Iterator
     """Iterate over ``batches`` in a thread; the body gets them in order, errors included.
 
     Leaving the body stops the thread and waits for it. The time that the body waits for a batch
-    is counted as ``stall``.
+    is added to the stage ``stall``, and how often it waited to ``clock.stalls``.
     """
     waiting: queue.Queue[Batch | _End] = queue.Queue(AHEAD)
     stop = threading.Event()
@@ -52,6 +52,7 @@ def read_ahead(batches: Iterator[Batch], clock: StageClock) -> Iterator[Iterator
 
     def arriving() -> Iterator[Batch]:
         while True:
+            clock.stalls += waiting.empty()
             with clock.measure("stall"):
                 item = waiting.get()
             if isinstance(item, _End):

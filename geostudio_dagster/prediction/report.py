@@ -20,6 +20,7 @@ class StageClock:
 
     def __init__(self, *stages: str) -> None:
         self.seconds = dict.fromkeys(stages, 0.0)
+        self.stalls = 0  # batches that were not there yet when the forward loop asked for one
         self._started = time.perf_counter()
 
     @contextmanager
@@ -50,6 +51,7 @@ class PredictionReport:
         skipped_patches: patches without a single valid pixel, which did not.
         seconds: wall seconds by stage: total, model, read, normalise, forward, blend, write,
             cog, and stall, the time in which the forward loop waited for pixels.
+        stalls: how often it waited; at least once, for the first batch.
         nodata_fraction: share of the window's pixels that are nodata in the output.
         class_counts: pixels by class value; None for a regression.
         bounds: west, south, east, north in the units of ``crs``.
@@ -69,6 +71,7 @@ class PredictionReport:
     overlap: int
     trim: int
     seconds: dict[str, float]
+    stalls: int
     nodata_fraction: float
     class_counts: dict[int, int] | None
     bounds: tuple[float, float, float, float]

@@ -1,0 +1,166 @@
+"""One prediction at a terminal: the engine alone, without Dagster, catalog or storage."""
+
+from __future__ import annotations
+
+import signal
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rasterio.errors import RasterioError
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+from geostudio_dagster.errors import GeostudioError, InvalidRequest, TaskError
+from geostudio_dagster.models.bundle import load_bundle
+from geostudio_dagster.prediction.engine import Progress as Report
+from geostudio_dagster.prediction.engine import predict
+from geostudio_dagster.prediction.inputs import readable, reading
+from geostudio_dagster.prediction.options import PredictOptions
+
+FAILED, BAD_INPUT, STOPPED = 1, 2, 130
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What to predict: a bundle's folder, the scene's files in order, the COG to make."""
+
+    model: Path
+    inputs: tuple[str, ...]
+    output: Path
+    options: PredictOptions
+
+
+class CommandFailed(Exception):
+    """One sentence for the terminal, and the process's exit code."""
+
+    def __init__(self, message: str, code: int) -> None:
+        self.code = code
+        super().__init__(message)
+
+
+def run(job: Job, terminal: Console) -> dict[str, Any]:
+    """Predict, with a progress bar on ``terminal``, and return the report as JSON values.
+
+    The output appears only when complete; whatever happens, no other file is left.
+
+    Raises:
+        CommandFailed: code 2 for an input that can't be used as it is, 1 for a failure that
+            another try may get past, 130 when stopped by Ctrl-C or SIGTERM.
+    """
+    with _as_sentences(), _stoppable():
+        bundle = load_bundle(job.model)
+        _check_output(job)
+        # Beside the output, so that the finished file is moved without a copy.
+        with tempfile.TemporaryDirectory(
+            prefix=f".{job.output.name}.", dir=job.output.parent
+        ) as folder:
+            scratch = Path(folder)
+            began = time.perf_counter()
+            scenes = readable(job.inputs, scratch)
+            fetched = time.perf_counter() - began
+            with reading(), _bar(terminal) as progress:
+                report = predict(
+                    scenes if len(scenes) > 1 else scenes[0],
+                    bundle,
+                    job.output,
+                    scratch=scratch,
+                    options=job.options,
+                    progress=progress,
+                )
+    facts = report.as_dict()
+    facts["seconds"]["fetch"] = fetched
+    name = bundle.manifest.name
+    return {"output": str(job.output), "model": name, "digest": bundle.digest, **facts}
+
+
+def summary(facts: dict[str, Any]) -> str:
+    """One line for a person."""
+    megapixels, seconds = facts["pixels"] / 1e6, facts["seconds"]["total"]
+    return (
+        f"{facts['output']}: {megapixels:.2f} Mpx in {seconds:.1f} s "
+        f"({megapixels / seconds:.2f} Mpx/s), {facts['patches']} patches in {facts['dtype']} "
+        f"on {facts['device']}, peak memory {facts['peak_rss'] / 1e6:.0f} MB"
+    )
+
+
+def _check_output(job: Job) -> None:
+    output = job.output
+    if output.is_dir():
+        raise InvalidRequest("output", f"{output} is a folder", "name a file in it")
+    if not output.parent.is_dir():
+        raise InvalidRequest("output", f"{output.parent} is not a folder", "make it first")
+    if any(
+        Path(text).exists() and output.exists() and output.samefile(text) for text in job.inputs
+    ):
+        raise InvalidRequest("output", f"{output} is an input", "name another file")
+
+
+@contextmanager
+def _as_sentences() -> Iterator[None]:
+    try:
+        yield
+    except TaskError as error:
+        raise CommandFailed(str(error), FAILED if error.retryable else BAD_INPUT) from error
+    except InvalidRequest as error:
+        raise CommandFailed(str(error), BAD_INPUT) from error
+    except KeyboardInterrupt as error:
+        raise CommandFailed("Stopped; nothing was written.", STOPPED) from error
+    except (GeostudioError, OSError, RasterioError, MemoryError, RuntimeError) as error:
+        # RuntimeError is how torch says anything, a lack of memory or of a GPU included.
+        lines = str(error).strip().splitlines() or ["no details"]
+        raise CommandFailed(
+            f"The prediction failed ({type(error).__name__}: {lines[0]}); nothing was written.",
+            FAILED,
+        ) from error
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """SIGTERM ends the body as Ctrl-C does, so that it cleans up behind itself."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+class _Speed(ProgressColumn):
+    """Megapixels per second."""
+
+    def render(self, task: Task) -> Text:
+        """The speed of late, and of the whole once it is done."""
+        speed = task.finished_speed or task.speed
+        return Text("? Mpx/s" if speed is None else f"{speed / 1e6:.2f} Mpx/s")
+
+
+@contextmanager
+def _bar(terminal: Console) -> Iterator[Report]:
+    """A progress bar, where there is a terminal to show it on."""
+    columns = (TextColumn("predicting"), BarColumn(), TaskProgressColumn(), _Speed())
+    with Progress(
+        *columns,
+        TextColumn("ETA"),
+        TimeRemainingColumn(),
+        console=terminal,
+        disable=not terminal.is_terminal,
+    ) as bar:
+        task = bar.add_task("", total=None)
+
+        def show(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+
+        yield show

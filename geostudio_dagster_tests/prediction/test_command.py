@@ -1,0 +1,288 @@
+"""``geostudio-dagster predict``: the engine at a terminal, and what it says when it can't."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import rasterio
+import torch
+from torch import nn
+from typer.testing import CliRunner, Result
+
+from geostudio_dagster.cli import app
+from geostudio_dagster.models.bundle import load_bundle
+from geostudio_dagster.prediction import predict
+from geostudio_dagster_tests.conftest import write_scene
+from geostudio_dagster_tests.connectors.scene_server import SceneServer, start
+from geostudio_dagster_tests.prediction.builders import read, write_bundle, write_raster
+
+STAGES = ("total", "model", "forward", "read", "normalise", "blend", "write", "cog", "stall")
+FACTS = ("pixels", "patches", "batch_size", "stalls", "peak_rss", "device", "dtype", "versions")
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Path:
+    return write_scene(tmp_path / "in", "scene.tif", size=600)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Where outputs go; nothing else may be left in it."""
+    path = tmp_path / "out"
+    path.mkdir()
+    return path
+
+
+@pytest.fixture
+def server(scene: Path) -> Iterator[SceneServer]:
+    state, running = start(scene.read_bytes())
+    yield state
+    state.released.set()
+    running.shutdown()
+    running.server_close()
+
+
+def call(
+    bundle: Path, inputs: Sequence[Path | str], output: Path, *options: str, **environment: str
+) -> Result:
+    arguments = ["predict", "--model", bundle, "--input", *inputs, "--output", output, *options]
+    return CliRunner().invoke(app, [str(item) for item in arguments], env=environment)
+
+
+def engine(bundle: Path, source: Any, target: Path) -> bytes:
+    """The bytes that the pipeline's call of the engine makes."""
+    scratch = target.with_suffix(".scratch")
+    scratch.mkdir()
+    predict(source, load_bundle(bundle), target, scratch=scratch)
+    return target.read_bytes()
+
+
+def test_a_process_of_its_own_makes_what_the_pipeline_makes(
+    bundle_folder: Path, scene: Path, folder: Path, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-m", "geostudio_dagster", "predict", "--model", str(bundle_folder)]
+    command += ["--input", str(scene), "--output", str(folder / "o.tif"), "--json"]
+    # No installation is needed, so none is made.
+    home = tmp_path / "home"
+    environment = os.environ | {"GEOSTUDIO_DATA_FOLDER": str(home)}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    facts = json.loads(done.stdout)
+    assert not home.exists()
+    assert [item.name for item in folder.iterdir()] == ["o.tif"]
+    assert (folder / "o.tif").read_bytes() == engine(bundle_folder, scene, tmp_path / "p.tif")
+    assert set(FACTS) <= facts.keys()
+    assert set(STAGES) <= facts["seconds"].keys()
+    assert facts["pixels"] == 600 * 600
+    assert facts["patches"] == 9
+    assert facts["stalls"] >= 1
+    assert facts["dtype"] == "float32"
+    classes = read(folder / "o.tif", 1)
+    counts = {int(name): count for name, count in facts["class_counts"].items()}
+    assert counts == {value: int((classes == value).sum()) for value in range(5)}
+
+
+def test_the_summary_names_pixels_and_patches(
+    bundle_folder: Path, scene: Path, folder: Path
+) -> None:
+    result = call(
+        bundle_folder, [scene], folder / "o.tif", "--patch", "128", "--precision", "exact"
+    )
+    assert result.exit_code == 0, result.output
+    assert "0.36 Mpx" in result.stdout
+    assert "36 patches in float32 on cpu" in result.stdout
+
+
+def test_band_files_are_one_scene(
+    bundle_folder: Path, scene: Path, folder: Path, tmp_path: Path
+) -> None:
+    files = []
+    with rasterio.open(scene) as whole:
+        for number, name in enumerate(whole.descriptions, start=1):
+            path = tmp_path / f"{name}.tif"
+            with rasterio.open(path, "w", **whole.profile | {"count": 1}) as band:
+                band.write(whole.read(number), 1)
+                band.set_band_description(1, name)
+            files.append(path)
+    result = call(bundle_folder, files[::-1], folder / "o.tif")
+    assert result.exit_code == 0, result.output
+    engine(bundle_folder, scene, tmp_path / "p.tif")
+    assert np.array_equal(read(folder / "o.tif"), read(tmp_path / "p.tif"))
+
+
+class Change(nn.Module):
+    """The second date less the first: (N, 1, 2, H, W) to (N, 1, H, W)."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x[:, :, 1] - x[:, :, 0]
+
+
+def test_dates_go_in_the_order_of_the_inputs(folder: Path, tmp_path: Path) -> None:
+    bundle = write_bundle(tmp_path / "bundle", Change(), bands=1, dates=2)
+    old = write_raster(tmp_path / "old.tif", np.full((1, 70, 90), 100, np.int16))
+    new = write_raster(tmp_path / "new.tif", np.full((1, 70, 90), 130, np.int16))
+    for inputs, change in (([old, new], 30), ([new, "--input", old], -30)):
+        result = call(bundle.folder, inputs, folder / "o.tif")
+        assert result.exit_code == 0, result.output
+        assert np.abs(read(folder / "o.tif", 1) - change).max() < 1e-5
+
+
+def test_a_url_is_downloaded_by_the_guarded_fetcher(
+    bundle_folder: Path, scene: Path, folder: Path, server: SceneServer, tmp_path: Path
+) -> None:
+    expected = engine(bundle_folder, scene, tmp_path / "p.tif")
+    allowed = {"GEOSTUDIO_FETCH__ALLOWED_HOSTS": '["127.0.0.1"]'}
+    for path in ("/file/scene.tif?token=x", "/plain/scene.tif", "/broken"):
+        result = call(bundle_folder, [server.url(path)], folder / "o.tif", **allowed)
+        assert result.exit_code == 0, result.output
+        assert [item.name for item in folder.iterdir()] == ["o.tif"]
+        assert (folder / "o.tif").read_bytes() == expected
+
+
+def test_an_object_in_a_bucket_is_read_in_place(  # noqa: PLR0917 - fixtures
+    bundle_folder: Path,
+    scene: Path,
+    folder: Path,
+    server: SceneServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in {
+        "AWS_S3_ENDPOINT": f"127.0.0.1:{server.port}",
+        "AWS_HTTPS": "NO",
+        "AWS_VIRTUAL_HOSTING": "FALSE",
+        "AWS_NO_SIGN_REQUEST": "YES",
+    }.items():
+        monkeypatch.setenv(name, value)
+    result = call(bundle_folder, ["s3://file/scene.tif"], folder / "o.tif")
+    assert result.exit_code == 0, result.output
+    assert (folder / "o.tif").read_bytes() == engine(bundle_folder, scene, tmp_path / "p.tif")
+    assert all("range" in headers for _, headers in server.asked)
+    assert call(bundle_folder, ["s3://status-404/scene.tif"], folder / "no.tif").exit_code == 2
+    assert [item.name for item in folder.iterdir()] == ["o.tif"]
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ("missing.tif", "missing.tif is not a file here; check the path."),
+        ("ftp://host/scene.tif", "give a path, an http(s) URL or s3://bucket/key."),
+        ("/vsizip//tmp/a.zip/a.tif", "give a path, an http(s) URL or s3://bucket/key."),
+        ("s3://bucket", "s3://bucket names no object; write s3://bucket/key.tif."),
+        ("http://127.0.0.1/scene.tif", "not a public address"),
+        ("http://user:secret@host/scene.tif", "carries a user name or password"),
+    ],
+)
+def test_addresses_that_cannot_be_read_are_bad_input(
+    bundle_folder: Path, folder: Path, given: str, sentence: str
+) -> None:
+    result = call(bundle_folder, [given], folder / "o.tif")
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert sentence in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert "secret" not in result.stderr
+    assert list(folder.iterdir()) == []
+
+
+def test_what_the_scene_lacks_is_bad_input(
+    bundle_folder: Path, scene: Path, folder: Path, tmp_path: Path
+) -> None:
+    output = folder / "o.tif"
+    few = write_raster(tmp_path / "few.tif", np.ones((2, 50, 50), np.uint16))
+    cut = tmp_path / "cut.tif"
+    cut.write_bytes(scene.read_bytes()[: scene.stat().st_size // 2])
+    for inputs, model, options, said in (
+        ([few], bundle_folder, (), "few.tif"),
+        ([cut], bundle_folder, (), "cut.tif can't be opened as a GeoTIFF"),
+        ([scene], tmp_path, (), "has no bundle.yaml"),
+        ([scene], bundle_folder, ("--overlap", "300"), "can't overlap by 300"),
+        ([scene], bundle_folder, ("--device", "abacus"), "There is no device abacus"),
+    ):
+        result = call(model, inputs, output, *options)
+        assert (result.exit_code, result.stdout) == (2, ""), result.output
+        assert said in result.stderr
+        assert list(folder.iterdir()) == []
+
+
+def test_outputs_that_would_do_harm_are_refused(
+    bundle_folder: Path, scene: Path, folder: Path
+) -> None:
+    before = scene.read_bytes()
+    for output, said in (
+        (scene, "is an input"),
+        (folder, "is a folder"),
+        (folder / "no" / "o.tif", "is not a folder"),
+    ):
+        result = call(bundle_folder, [scene], output)
+        assert result.exit_code == 2
+        assert said in result.stderr
+    assert scene.read_bytes() == before
+    assert list(folder.iterdir()) == []
+
+
+def test_a_server_that_is_down_is_a_failure_that_leaves_the_old_output(
+    bundle_folder: Path, folder: Path, server: SceneServer
+) -> None:
+    (folder / "o.tif").write_bytes(b"before")
+    settings = {
+        "GEOSTUDIO_FETCH__ALLOWED_HOSTS": '["127.0.0.1"]',
+        "GEOSTUDIO_FETCH__ATTEMPTS": "1",
+    }
+    result = call(bundle_folder, [server.url("/status-503")], folder / "o.tif", **settings)
+    assert result.exit_code == 1
+    assert "answered HTTP 503" in result.stderr
+    assert (folder / "o.tif").read_bytes() == b"before"
+    assert len(list(folder.iterdir())) == 1
+
+
+def test_ambiguous_inputs_are_a_usage_error(bundle_folder: Path, scene: Path, folder: Path) -> None:
+    result = call(bundle_folder, [scene, scene, "--input", scene], folder / "o.tif")
+    assert result.exit_code == 2
+    assert "repeat --input for each scene" in " ".join(result.stderr.split())
+
+
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_prediction_leaves_nothing(
+    bundle_folder: Path, folder: Path, tmp_path: Path, kind: signal.Signals
+) -> None:
+    wide = tmp_path / "wide.tif"
+    with rasterio.open(write_scene(tmp_path, "small.tif", size=64)) as small:
+        names = small.descriptions
+        profile = small.profile | {"width": 20_000, "height": 20_000, "nodata": None}
+    with rasterio.open(wide, "w", **profile, sparse_ok=True) as file:
+        file.descriptions = names
+    screen, terminal = pty.openpty()
+    command = [sys.executable, "-m", "geostudio_dagster", "predict", "--model", str(bundle_folder)]
+    command += ["--input", str(wide), "--output", str(folder / "o.tif")]
+    process = subprocess.Popen(command, stderr=terminal, stdout=subprocess.PIPE)
+    os.close(terminal)
+    shown = b""
+    while b"%" not in shown:  # the first rows are done
+        shown += os.read(screen, 4096)
+    assert list(folder.glob(".o.tif.*/*.tif"))
+    process.send_signal(kind)
+    while part := _read(screen):
+        shown += part
+    assert process.wait(60) == 130
+    os.close(screen)
+    assert b"Mpx/s" in shown
+    assert b"Stopped; nothing was written." in shown
+    assert list(folder.iterdir()) == []
+
+
+def _read(screen: int) -> bytes:
+    try:
+        return os.read(screen, 4096)
+    except OSError:  # the other side is closed
+        return b""
