@@ -13,10 +13,11 @@ import shutil
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from uuid import uuid4
 
 from geostudio_dagster.errors import NotFound
 
-_SEGMENT = re.compile(r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,199}$")
+_SEGMENT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}")
 _CHUNK = 1 << 20
 
 
@@ -62,7 +63,7 @@ class LocalStorage:
             ValueError: the key has a segment that is not a plain file name.
         """
         segments = PurePosixPath(key).parts
-        if not segments or not all(_SEGMENT.match(segment) for segment in segments):
+        if not segments or not all(_SEGMENT.fullmatch(segment) for segment in segments):
             raise ValueError(f"{key!r} is not a storage key")
         return self.root.joinpath(*segments)
 
@@ -116,19 +117,14 @@ class LocalStorage:
 
     def commit_bytes(self, data: bytes, key: str) -> StoredFile:
         """Store ``data`` under ``key``, durably and atomically."""
-        target = self.path(key)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".{target.name}.{os.getpid()}")
+        # In scratch like any other file: a process that dies leaves nothing among artifacts.
+        scratch_name = f"bytes-{uuid4().hex}"
         try:
-            with temporary.open("wb") as stream:
-                stream.write(data)
-                stream.flush()
-                os.fsync(stream.fileno())
-            temporary.replace(target)
+            source = self.scratch(scratch_name) / "content"
+            source.write_bytes(data)
+            return self.commit(source, key)
         finally:
-            temporary.unlink(missing_ok=True)
-        _fsync_folder(target.parent)
-        return StoredFile(key, len(data), hashlib.sha256(data).hexdigest())
+            self.discard_scratch(scratch_name)
 
     def delete(self, key: str) -> None:
         """Remove an artifact, or the whole folder of artifacts below a key."""
