@@ -27,6 +27,7 @@ from geostudio_dagster.settings import Settings
 
 _STOP_S = 10.0
 _POLL_S = 0.2
+Processes = Mapping[str, subprocess.Popen[bytes]]
 
 
 class ServiceError(GeostudioError):
@@ -41,14 +42,6 @@ class Service:
     arguments: tuple[str, ...]
     url: str | None = None
     probe: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Ports:
-    """Where the webserver and the gateway listen on loopback."""
-
-    webserver: int = 3000
-    gateway: int = 8091
 
 
 def dagster_home(settings: Settings, dagster_yaml: Path) -> Path:
@@ -90,9 +83,7 @@ def gateway(port: int) -> Service:
 
 
 @contextmanager
-def running(
-    services: Iterable[Service], settings: Settings, home: Path
-) -> Iterator[Mapping[str, subprocess.Popen[bytes]]]:
+def running(services: Iterable[Service], settings: Settings, home: Path) -> Iterator[Processes]:
     """Start the services, wait until those with a probe answer, stop all of them at the end.
 
     Raises:
@@ -145,7 +136,19 @@ def sole_daemon(settings: Settings) -> Iterator[bool]:
         yield True
 
 
-def watch(processes: Mapping[str, subprocess.Popen[bytes]], settings: Settings) -> None:
+def check_alive(processes: Processes, settings: Settings) -> None:
+    """See that none of the processes ended.
+
+    Raises:
+        ServiceError: one did.
+    """
+    for name, process in processes.items():
+        if process.poll() is not None:
+            log = settings.data_folder / "logs" / f"{name}.log"
+            raise ServiceError(f"The {name} ended by itself; see {log}.")
+
+
+def watch(processes: Processes, settings: Settings) -> None:
     """Wait until Ctrl-C, SIGTERM, or the end of any of the processes.
 
     Raises:
@@ -154,10 +157,7 @@ def watch(processes: Mapping[str, subprocess.Popen[bytes]], settings: Settings) 
     previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         while True:
-            for name, process in processes.items():
-                if process.poll() is not None:
-                    log = settings.data_folder / "logs" / f"{name}.log"
-                    raise ServiceError(f"The {name} ended by itself; see {log}.")
+            check_alive(processes, settings)
             time.sleep(_POLL_S)
     except KeyboardInterrupt:
         return

@@ -47,8 +47,8 @@ def run_demo(
     console.print("[bold]3[/] Processing in Dagster")
     with ExitStack() as stack:
         if any(request.status not in _OVER for request in requests):
-            stack.enter_context(_daemon(installation, dagster_yaml, workspace))
-            _wait(installation, requests, console)
+            processes = stack.enter_context(_daemon(installation, dagster_yaml, workspace))
+            _wait(installation, requests, processes, console)
         else:
             console.print("  all of it was done before; nothing is computed again")
         requests = [installation.catalog.request(request.id) for request in requests]
@@ -101,17 +101,29 @@ def _submit(
 
 
 @contextmanager
-def _daemon(installation: Installation, dagster_yaml: Path, workspace: Path) -> Iterator[None]:
-    """The daemon for the duration of the demo, unless one is working here already."""
+def _daemon(
+    installation: Installation, dagster_yaml: Path, workspace: Path
+) -> Iterator[services.Processes]:
+    """The daemon for the duration of the demo; none where one is working here already."""
     settings = installation.settings
     home = services.dagster_home(settings, dagster_yaml)
     with services.sole_daemon(settings) as alone:
         wanted = [services.daemon(workspace)] if alone else []
-        with services.running(wanted, settings, home):
-            yield
+        with services.running(wanted, settings, home) as processes:
+            yield processes
 
 
-def _wait(installation: Installation, requests: Sequence[RequestRecord], console: Console) -> None:
+def _wait(
+    installation: Installation,
+    requests: Sequence[RequestRecord],
+    processes: services.Processes,
+    console: Console,
+) -> None:
+    """Show progress until all requests are over.
+
+    Raises:
+        ServiceError: the daemon ended by itself; nobody would ever finish them.
+    """
     columns = (
         TextColumn("  {task.description}"),
         BarColumn(),
@@ -127,6 +139,7 @@ def _wait(installation: Installation, requests: Sequence[RequestRecord], console
             for request_id, bar in list(bars.items()):
                 if _update(installation, request_id, progress, bar):
                     del bars[request_id]
+            services.check_alive(processes, installation.settings)
             time.sleep(_POLL_S)
 
 
