@@ -93,11 +93,12 @@ class Driver:
 
 
 def submit(
-    installation: Installation, urls: Sequence[str | Path], model: ModelRecord, **more: object
+    installation: Installation, urls: Sequence[str | Path], model: ModelRecord | str, **more: object
 ) -> str:
     """The id of an accepted request for these scenes."""
     domain = {"urls": [str(url) for url in urls]}
-    document = {"model": model.name, "spatial_domain": domain, **more}
+    name = model if isinstance(model, str) else model.name
+    document = {"model": name, "spatial_domain": domain, **more}
     return admit(document, installation.catalog, installation.settings, owner="tests").id
 
 

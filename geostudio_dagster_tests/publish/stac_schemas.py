@@ -10,7 +10,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pystac
 import rasterio
+from pystac.validation.stac_validator import JsonSchemaSTACValidator
 
 BASE = "https://stac-extensions.github.io"
 PROJJSON = "https://proj.org/schemas/v0.7/projjson.schema.json"
@@ -125,3 +127,18 @@ def extension_schemas() -> dict[str, dict[str, Any]]:
         PROJJSON: projjson,
         projjson["$id"]: projjson,
     }
+
+
+def offline_validator() -> JsonSchemaSTACValidator:
+    """Validates against schemas at hand."""
+    validator = JsonSchemaSTACValidator()
+    validator.schema_cache.update(extension_schemas())
+    return validator
+
+
+def valid_item(path: Path) -> dict[str, Any]:
+    """The STAC item of a file, checked against STAC and all the extensions that it names."""
+    document: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    read = pystac.Item.from_dict(document)
+    assert len(read.validate(validator=offline_validator())) == 1 + len(document["stac_extensions"])
+    return document

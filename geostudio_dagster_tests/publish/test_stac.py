@@ -32,7 +32,7 @@ from geostudio_dagster_tests.publish.rasters import (
     regression_manifest,
     write_cog,
 )
-from geostudio_dagster_tests.publish.stac_schemas import extension_schemas
+from geostudio_dagster_tests.publish.stac_schemas import offline_validator
 
 REQUEST = "6238a5ea-781a-431e-8668-b0de515ea0c8"
 TASK = f"{REQUEST}-task_0"
@@ -41,16 +41,14 @@ COG = "image/tiff; application=geotiff; profile=cloud-optimized"
 
 
 @pytest.fixture(autouse=True)
-def offline_validator(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def offline(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Validation against schemas at hand; fetching any other one is an error."""
 
     def refuse(*arguments: object) -> str:
         raise AssertionError(f"fetched {arguments[1:]}")
 
     monkeypatch.setattr(pystac.StacIO.default(), "read_text", refuse, raising=False)
-    validator = JsonSchemaSTACValidator()
-    validator.schema_cache.update(extension_schemas())
-    set_validator(validator)
+    set_validator(offline_validator())
     yield
     set_validator(JsonSchemaSTACValidator())
 
