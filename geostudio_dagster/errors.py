@@ -27,6 +27,10 @@ class NotFound(GeostudioError):
     """A request, task, model or artifact that the catalog does not hold."""
 
 
+class Unavailable(GeostudioError):
+    """The catalog or the data folder is out of reach; nothing was written."""
+
+
 class Conflict(GeostudioError):
     """A change that the current state does not allow, such as cancelling a finished request."""
 

@@ -8,9 +8,13 @@ from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
+from sqlalchemy import make_url
+from sqlalchemy.exc import OperationalError
+
 from geostudio_dagster.catalog import ArtifactRecord, Catalog, ModelRecord
+from geostudio_dagster.errors import Unavailable
 from geostudio_dagster.models.bundle import Bundle, load_bundle
-from geostudio_dagster.settings import Settings
+from geostudio_dagster.settings import Settings, read_settings
 from geostudio_dagster.storage import LocalStorage
 
 
@@ -24,11 +28,30 @@ class Installation:
 
     @classmethod
     def open(cls, settings: Settings | None = None) -> Installation:
-        """Open (and, the first time, create) the installation that ``settings`` describe."""
-        settings = settings or Settings()
-        settings.data_folder.mkdir(parents=True, exist_ok=True)
+        """Open (and, the first time, create) the installation that ``settings`` describe.
+
+        Raises:
+            InvalidRequest: the environment holds a setting that is wrong.
+            Unavailable: the data folder cannot be made, or the catalog does not answer.
+        """
+        settings = settings or read_settings()
+        try:
+            settings.data_folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise Unavailable(
+                f"The data folder {settings.data_folder} cannot be made ({error.strerror}); "
+                "name another with GEOSTUDIO_DATA_FOLDER."
+            ) from error
         catalog = Catalog.open(settings.catalog_url)
-        catalog.migrate()
+        try:
+            catalog.migrate()
+        except OperationalError as error:
+            catalog.close()
+            place = make_url(settings.catalog_url).render_as_string(hide_password=True)
+            raise Unavailable(
+                f"The catalog at {place} does not answer ({str(error.orig).strip()}); start it, "
+                "or correct GEOSTUDIO_DATABASE_URL."
+            ) from error
         return cls(settings, catalog, LocalStorage(settings.storage_root))
 
     def close(self) -> None:

@@ -10,8 +10,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
+
+from geostudio_dagster.errors import InvalidRequest
+
+_PREFIX = "GEOSTUDIO_"
 
 
 class FetchSettings(BaseModel):
@@ -87,7 +91,7 @@ class Settings(BaseSettings):
     """Everything that differs between a laptop and a cluster."""
 
     model_config = SettingsConfigDict(
-        env_prefix="GEOSTUDIO_", env_nested_delimiter="__", extra="ignore", frozen=True
+        env_prefix=_PREFIX, env_nested_delimiter="__", extra="ignore", frozen=True
     )
 
     data_folder: Path = Field(default=Path(".geostudio"), description="All state lives below it.")
@@ -141,3 +145,23 @@ class Settings(BaseSettings):
         """Resolved folders that a local scene may lie in."""
         own = self.data_folder / "scenes"
         return tuple(root.expanduser().resolve() for root in (own, *self.allowed_roots))
+
+
+def read_settings() -> Settings:
+    """The settings that the environment gives.
+
+    Raises:
+        InvalidRequest: naming the variable that is wrong.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors(include_input=False)[0]
+        variable = "__".join(str(part) for part in first["loc"]).upper()
+        raise InvalidRequest(
+            f"{_PREFIX}{variable}", str(first["msg"]), "correct this environment variable"
+        ) from error
+    except SettingsError as error:
+        raise InvalidRequest(
+            "settings", str(error), 'write lists and groups as JSON, such as ["/data/scenes"]'
+        ) from error

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -309,3 +311,52 @@ def test_cancel_and_retry(cli: Cli, installation: Installation, model: ModelReco
 @pytest.mark.parametrize("identifier", [NOBODY, "[/nothing]"])
 def test_an_unknown_request_is_one_sentence(cli: Cli, verb: str, identifier: str) -> None:
     refused(cli(verb, identifier), 1, identifier)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "code", "words"),
+    [
+        ("GEOSTUDIO_SHARDS__LEASE_S", "soon", 2, ["GEOSTUDIO_SHARDS__LEASE_S: ", "valid number"]),
+        ("GEOSTUDIO_GEOSERVER__USER", "ann", 2, ["GEOSTUDIO_GEOSERVER__URL: ", "required"]),
+        ("GEOSTUDIO_ALLOWED_ROOTS", "/data", 2, ["allowed_roots", "as JSON"]),
+        ("GEOSTUDIO_DATABASE_URL", "catalog.db", 2, ["database_url: ", "not an SQLAlchemy URL"]),
+        (
+            "GEOSTUDIO_DATABASE_URL",
+            "postgresql+psycopg2://ann:swordfish@127.0.0.1:9/geo",
+            1,
+            ["ann:***@127.0.0.1:9/geo does not answer", "Connection refused"],
+        ),
+        ("GEOSTUDIO_DATA_FOLDER", "/dev/null/x", 1, ["/dev/null/x cannot be made"]),
+    ],
+)
+def test_a_wrong_setting_is_one_sentence(
+    cli: Cli,
+    monkeypatch: pytest.MonkeyPatch,
+    variable: str,
+    value: str,
+    *,
+    code: int,
+    words: list[str],
+) -> None:
+    monkeypatch.setenv(variable, value)
+    result = cli("models", "list")
+    refused(result, code, *words)
+    assert "swordfish" not in result.stderr
+
+
+def test_as_a_program_of_its_own(
+    settings: Settings, installation: Installation, model: ModelRecord
+) -> None:
+    """Piped, as in a script: the id alone on standard output, sentences unwrapped."""
+
+    def run(text: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "geostudio_dagster", "submit", "-"]
+        return subprocess.run(command, input=text, capture_output=True, text=True, check=False)
+
+    good = run(json.dumps(document()))
+    assert (good.returncode, good.stderr) == (0, "")
+    assert [request.id for request in installation.catalog.requests()] == [good.stdout.strip()]
+    bad = run(json.dumps(document(spatial_domain={"urls": ["/" + "x" * 150 + ".tif"]})))
+    assert (bad.returncode, bad.stdout) == (2, "")
+    assert len(bad.stderr.splitlines()) == 1
+    assert len(installation.catalog.requests()) == 1
