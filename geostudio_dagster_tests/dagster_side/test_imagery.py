@@ -16,7 +16,7 @@ from geostudio_dagster.installation import Installation
 from geostudio_dagster.models.registration import register_bundle
 from geostudio_dagster_tests.conftest import shared_or_skip
 from geostudio_dagster_tests.driving import Driver, path_of, submit, tasks_of
-from geostudio_dagster_tests.prediction.builders import Convolutions, write_bundle
+from geostudio_dagster_tests.prediction.builders import Convolutions, write_bundle, write_raster
 from geostudio_dagster_tests.publish.stac_schemas import valid_item
 
 
@@ -101,3 +101,67 @@ def within(inner: object, outer: object) -> bool:
     west, south, east, north = inner  # type: ignore[misc]
     left, bottom, right, top = outer  # type: ignore[misc]
     return left <= west < east <= right and bottom <= south < north <= top
+
+
+@pytest.mark.parametrize("classes", [3, 0], ids=["segmentation", "regression"])
+def test_a_scene_of_nodata_alone_is_an_empty_map(
+    installation: Installation, driver: Driver, tmp_path: Path, classes: int
+) -> None:
+    scene = installation.settings.data_folder / "scenes" / "empty.tif"
+    scene.parent.mkdir(parents=True)
+    write_raster(scene, np.zeros((2, 100, 70), np.uint16), nodata=0)
+    network = Convolutions(2, classes or 1)
+    bundle = write_bundle(tmp_path / "bundle", network, bands=2, classes=classes)
+    model = register_bundle(installation, bundle.folder, owner="tests")
+    request = submit(installation, [scene], model)
+    assert driver.until_over(request) == "COMPLETED", tasks_of(installation, request)[0].error
+    (task,) = tasks_of(installation, request)
+    with rasterio.open(path_of(installation, task.id, "prediction")) as after:
+        assert (after.read(1) == after.nodata).all()
+    stats = json.loads(path_of(installation, task.id, "stats").read_text())
+    assert (stats["valid_pixels"], stats["nodata_fraction"], stats["area_ha"]) == (0, 1, 0)
+    valid_item(path_of(installation, task.id, "stac"))
+    layers = {layer.name: layer for layer in installation.catalog.layers(request)}
+    assert layers["pred"].style["kind"] == ("classes" if classes else "ramp")
+
+
+def test_a_regression_over_real_degrees_has_its_area_on_the_ground(
+    installation: Installation, driver: Driver, tmp_path: Path
+) -> None:
+    scene = brought(installation, "s2_l2a_4326_3band.tif")
+    ramp = [
+        {"value": 0.0, "colour": "#000000", "label": "low"},
+        {"value": 0.2, "colour": "#ffffff", "label": "high"},
+    ]
+    bands = [{"name": f"B{n}", "scale": 1e-4} for n in range(3)]
+    bundle = write_bundle(
+        tmp_path / "bundle", Convolutions(3, 1), bands=bands, ramp=ramp, unit="t/ha"
+    )
+    model = register_bundle(installation, bundle.folder, owner="tests")
+    request = submit(installation, [scene], model)
+    assert driver.until_over(request) == "COMPLETED", tasks_of(installation, request)[0].error
+    (task,) = tasks_of(installation, request)
+    stats = json.loads(path_of(installation, task.id, "stats").read_text())
+    # 0.018262 x 0.023653 degrees at 53.618 N: 1.2084 km by 2.6323 km
+    assert stats["area_ha"] == pytest.approx(318.1, rel=0.002)
+    assert stats["area_method"] == "geodesic"
+    layer = {item.name: item for item in installation.catalog.layers(request)}["pred"]
+    assert [stop["label"] for stop in layer.style["stops"]] == ["low", "high"]
+    assert layer.style["unit"] == "t/ha"
+
+
+def test_scenes_of_different_crs_share_the_layers_of_their_request(
+    installation: Installation, driver: Driver, tmp_path: Path
+) -> None:
+    folder = installation.settings.data_folder / "scenes"
+    folder.mkdir(parents=True)
+    for name in ("landsat_rgb_utm18n.tif", "s2_l2a_4326_3band.tif"):
+        shutil.copy(shared_or_skip(f"scenes/{name}"), folder)
+    bundle = write_bundle(tmp_path / "bundle", Convolutions(3, 2), classes=2)
+    model = register_bundle(installation, bundle.folder, owner="tests")
+    request = submit(installation, sorted(folder.glob("*.tif")), model)
+    assert driver.until_over(request) == "COMPLETED", tasks_of(installation, request)[0].error
+    for layer in installation.catalog.layers(request):
+        assert len(layer.granules) == 2
+        assert within((-78.95, 23.57, 22.88, 53.62), layer.bounds)
+        assert within(layer.bounds, (-78.97, 23.55, 22.9, 53.64))
