@@ -1,0 +1,67 @@
+"""The memory curve: peak RSS above the loaded model as scenes grow, each in its own process."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from bench.scenes import sparse
+
+_MB = 1024**2
+
+
+def curve(bundle: Path, sizes, place: Path):
+    """One entry per size: memory above the model, MB, and the speed, Mpx/s."""
+    out = place / "memory"
+    out.mkdir(exist_ok=True)
+    return [
+        _measured(bundle, size, sparse(place / f"sparse-{size}.tif", size), out) for size in sizes
+    ]
+
+
+def growth(points):
+    """MB between the smallest and the largest scene."""
+    return round(points[-1]["above_model_mb"] - points[0]["above_model_mb"], 1)
+
+
+def light_bundle(place: Path) -> Path:
+    """A model of next to no work, so that the largest scenes end in time: a 1 x 1 convolution.
+
+    The patches and batches are as large as those of the real models; what differs is what the
+    model itself needs for its own layers, which does not depend on the scene.
+    """
+    import torch
+    import yaml
+
+    folder = place / "light"
+    if folder.exists():
+        return folder
+    folder.mkdir()
+    torch.manual_seed(1)
+    program = torch.jit.trace(torch.nn.Conv2d(6, 2, 1).eval(), torch.zeros(1, 6, 224, 224))
+    program.save(str(folder / "model.pt"))
+    manifest = {
+        "name": "bench-light",
+        "runtime": "torchscript",
+        "weights": "model.pt",
+        "task": "segmentation",
+        "bands": [{"name": f"B{n}", "index": n} for n in range(6)],
+        "patch": {"size": 224, "overlap": 32, "trim": 8},
+        "classes": [{"value": n, "name": str(n), "colour": f"#0000{n}0"} for n in range(2)],
+    }
+    (folder / "bundle.yaml").write_text(yaml.safe_dump(manifest))
+    return folder
+
+
+def _measured(bundle, size, scene, out):
+    command = [sys.executable, "-m", "bench.shard", str(bundle), str(scene), str(out), "exact"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    facts = json.loads(done.stdout)
+    (out / scene.name).unlink()
+    seconds = facts["last"]["seconds"]["total"]
+    return {
+        "size": size,
+        "above_model_mb": round((facts["rss_peak"] - facts["rss_model"]) / _MB, 1),
+        "model_mb": round(facts["rss_model"] / _MB, 1),
+        "mpx_per_s": round(size * size / 1e6 / seconds, 2),
+    }
