@@ -245,3 +245,24 @@ def test_a_geoserver_that_comes_late_gets_its_layers(
     event = driver.instance.get_latest_materialization_event(AssetKey("geoserver_layers"))
     assert event is not None and event.asset_materialization is not None
     assert f"geofm:{request}-pred" in str(event.asset_materialization.metadata["layers"].value)
+
+
+def test_a_split_scene_is_one_file_there_and_a_broken_one_is_left_out(
+    installation: Installation,
+    model: ModelRecord,
+    make_scene: MakeScene,
+    driver: Driver,
+    emulator: GeoServerEmulator,
+) -> None:
+    whole = make_scene("a.tif", size=600)
+    broken = make_scene("b.tif", size=64, bands=("B02", "B03"))
+    request = submit(installation, [whole, broken], model, task_size=512)
+    assert driver.until_over(request) == "COMPLETED_WITH_ERRORS"
+    stores = emulator.workspaces["geofm"].stores
+    mosaic = installation.catalog.artifact(request, "mosaic-0")
+    assert stores[f"{request}-pred"].type == "GeoTIFF"
+    assert list(stores[f"{request}-pred"].granules.values()) == [mosaic.sha256]
+    parts = [task for task in tasks_of(installation, request) if task.url == str(whole)]
+    pictures = [installation.catalog.artifact(part.id, "rgb").sha256 for part in parts]
+    assert len(pictures) > 1
+    assert sorted(stores[f"{request}-input_rgb"].granules.values()) == sorted(map(str, pictures))
