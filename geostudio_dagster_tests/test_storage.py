@@ -6,7 +6,7 @@ import hashlib
 import signal
 import subprocess
 import sys
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from pathlib import Path
 
@@ -109,13 +109,11 @@ def test_killed_at_any_moment_leaves_the_old_file_or_the_new_one(tmp_path: Path,
 
 def test_many_writers_of_one_key_leave_one_whole_file(storage: LocalStorage) -> None:
     contents = [bytes([number]) * 100_000 for number in range(8)]
-    threads = [
-        threading.Thread(target=storage.commit_bytes, args=(content, KEY)) for content in contents
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(len(contents)) as pool:
+        stored = list(pool.map(lambda content: storage.commit_bytes(content, KEY), contents))
+    assert {item.sha256 for item in stored} == {
+        hashlib.sha256(content).hexdigest() for content in contents
+    }
     assert storage.read_bytes(KEY) in contents
     assert files(storage.root) == [KEY]
 
