@@ -55,6 +55,9 @@ class ShardSettings(BaseModel):
     max_crashes: int = Field(
         default=10, ge=1, description="Deaths of the process at one task before it is failed."
     )
+    max_runs: int = Field(
+        default=30, ge=1, description="Runs of one shard before its request is failed."
+    )
     retry_delay_s: float = Field(default=5.0, ge=0, description="First delay; doubles each time.")
 
 

@@ -10,6 +10,7 @@ import hashlib
 import os
 import re
 import shutil
+import socket
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -19,6 +20,7 @@ from geostudio_dagster.errors import NotFound
 
 _SEGMENT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}")
 _CHUNK = 1 << 20
+_HOST = re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname())
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,14 +119,19 @@ class LocalStorage:
 
     def commit_bytes(self, data: bytes, key: str) -> StoredFile:
         """Store ``data`` under ``key``, durably and atomically."""
-        # In scratch like any other file: a process that dies leaves nothing among artifacts.
-        scratch_name = f"bytes-{uuid4().hex}"
+        # In scratch like any other file: a process that dies leaves nothing among artifacts, and
+        # what it leaves in scratch goes when the same key is stored again.
+        self._scratch.mkdir(parents=True, exist_ok=True)
+        name = f"bytes-{hashlib.sha256(key.encode()).hexdigest()[:24]}.{_HOST}"
+        for left in self._scratch.glob(f"{name}.*"):
+            if not _is_alive(int(left.suffixes[-2][1:])):
+                left.unlink(missing_ok=True)
+        source = self._scratch / f"{name}.{os.getpid()}.{uuid4().hex}"
         try:
-            source = self.scratch(scratch_name) / "content"
             source.write_bytes(data)
             return self.commit(source, key)
         finally:
-            self.discard_scratch(scratch_name)
+            source.unlink(missing_ok=True)
 
     def delete(self, key: str) -> None:
         """Remove an artifact, or the whole folder of artifacts below a key."""
@@ -141,3 +148,14 @@ def _fsync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _is_alive(pid: int) -> bool:
+    """Whether a process of this machine lives."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

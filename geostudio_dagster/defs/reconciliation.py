@@ -78,7 +78,13 @@ def _check_shard(
     instance: DagsterInstance, installation: Installation, shard: ShardRecord
 ) -> Iterator[str]:
     reason = _why_over(instance, installation, shard)
-    if reason is not None:
+    if reason is None:
+        return
+    if shard.attempt >= installation.settings.shards.max_runs:
+        verdict = f"Shard {shard.key} was tried {shard.attempt + 1} times in vain; {reason}."
+        installation.catalog.fail_request(shard.request_id, verdict)
+        yield f"request {shard.request_id} failed: {verdict}"
+    else:
         # A submitted shard still names the run before; the one that never came has no name.
         run_id = shard.run_id or "" if shard.status == ShardStatus.RUNNING else ""
         delay = installation.settings.shards.retry_delay_s
@@ -115,6 +121,9 @@ def why_over(instance: DagsterInstance, installation: Installation, run_id: str)
         return f"run {run_id} ended as {run.status.value}"
     if run.status not in (dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING):
         return None  # waits in the queue, or is being launched: Dagster watches that
+    if instance.run_launcher.supports_check_run_worker_health:
+        # Run monitoring asks the cluster; there, a stage may wait long for a pod in silence.
+        return None
     shards = installation.settings.shards
     lease_until = installation.catalog.run_lease(run_id)
     if lease_until is not None:
@@ -170,7 +179,9 @@ def _stop_request(
 ) -> Iterator[str]:
     live = instance.get_runs(RunsFilter(tags={REQUEST_TAG: request.id}, statuses=_LIVE))
     for run in live:
-        if run.status is not dg.DagsterRunStatus.CANCELING:
+        # A publication ends by itself; cut short, it would leave half a layer on GeoServer.
+        publishes = run.run_id == request.publish_run_id
+        if run.status is not dg.DagsterRunStatus.CANCELING and not publishes:
             _terminate(instance, run)
             yield f"request {request.id}: run {run.run_id} is being stopped"
     if not live:

@@ -13,13 +13,14 @@ from dagster._core.storage.tags import (
 )
 
 from geostudio_dagster.catalog import ModelRecord
+from geostudio_dagster.catalog.states import CONNECTOR, POSTPROCESS, PREDICTION
 from geostudio_dagster.defs.kubernetes import prediction_pod_config
 from geostudio_dagster.defs.metadata import map_url, picture, stage_metadata
 from geostudio_dagster.defs.partitions import ATTEMPT_TAG, shard_partitions
 from geostudio_dagster.defs.resources import InstallationResource
 from geostudio_dagster.errors import Conflict, NotFound
 from geostudio_dagster.installation import Installation
-from geostudio_dagster.pipeline import deliverables, postprocessing, predicting, scenes, steps
+from geostudio_dagster.pipeline import deliverables, postprocessing, predicting, scenes
 from geostudio_dagster.pipeline.stage import StageReport, Work, run_stage, sign_of_life
 from geostudio_dagster.settings import Settings
 
@@ -125,7 +126,7 @@ def tiles(
     """Bring the input pixels of each task."""
     place = installation.get()
     model, report = _run(
-        context, place, steps.CONNECT, scenes.bring_scene, workers=scenes.DOWNLOADS_AT_ONCE
+        context, place, CONNECTOR, scenes.bring_scene, workers=scenes.DOWNLOADS_AT_ONCE
     )
     return _stage_result(context, place, model, report)
 
@@ -155,7 +156,7 @@ def predictions_asset(settings: Settings) -> dg.AssetsDefinition:
     ) -> dg.MaterializeResult:
         """Run the model over each task's scene."""
         place = installation.get()
-        model, report = _run(context, place, steps.PREDICT, predicting.predict_task)
+        model, report = _run(context, place, PREDICTION, predicting.predict_task)
         preview = predicting.preview_of(place, report)
         more = {"preview": picture(preview)} if preview else {}
         result = _stage_result(context, place, model, report, **more)
@@ -205,7 +206,7 @@ def postprocessed(
 ) -> dg.MaterializeResult:
     """Make the quicklook of the input and the statistics of the prediction."""
     place = installation.get()
-    model, report = _run(context, place, steps.POSTPROCESS, postprocessing.postprocess_task)
+    model, report = _run(context, place, POSTPROCESS, postprocessing.postprocess_task)
     preview = postprocessing.preview_of(place, report)
     more = {"preview": picture(preview)} if preview else {}
     return _stage_result(context, place, model, report, **more)
@@ -219,7 +220,10 @@ def postprocessed(
     kinds={"python"},
     code_version="1",
     check_specs=[_all_tasks_ok("processor_outputs")],
-    description="What the request's own processors made of each output; none when it names none.",
+    description=(
+        "What the request's own processors made of each output. Requests cannot name processors "
+        "yet, so this passes everything on."
+    ),
 )
 def processor_outputs(
     context: dg.AssetExecutionContext, installation: InstallationResource

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import filecmp
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -36,7 +38,7 @@ def run_demo(
 
     In a terminal the map stays served until Ctrl-C.
     """
-    installation = _with_room_for(installation, input_scene, gateway_port)
+    installation = _at_port(installation, gateway_port)
     console.print("[bold]1[/] Registering the model")
     record = _model(installation, model)
     console.print(f"  {record.name}@{record.version}, digest {record.digest[:12]}")
@@ -59,18 +61,35 @@ def run_demo(
     return all(request.status == "COMPLETED" for request in requests)
 
 
-def _with_room_for(
-    installation: Installation, input_scene: str | None, gateway_port: int
-) -> Installation:
-    """Allow the folder of the scene that the person at this terminal named."""
-    changes: dict[str, object] = {"gateway_url": f"http://127.0.0.1:{gateway_port}"}
-    if input_scene and "://" not in input_scene:
-        path = Path(input_scene).expanduser().resolve()
-        if not path.is_file():
-            raise InvalidRequest("--input", f"there is no file {path}", "name a GeoTIFF")
-        changes["allowed_roots"] = (*installation.settings.allowed_roots, path.parent)
-    settings = installation.settings.model_copy(update=changes)
+def _at_port(installation: Installation, gateway_port: int) -> Installation:
+    """The installation as this terminal shows it: maps at the port that was asked for."""
+    url = f"http://127.0.0.1:{gateway_port}"
+    settings = installation.settings.model_copy(update={"gateway_url": url})
     return Installation(settings, installation.catalog, installation.storage)
+
+
+def _within_reach(installation: Installation, input_scene: str) -> Path | str:
+    """The scene under a name that any daemon of this installation may read.
+
+    A file is linked (or, from another disk, copied) into the scene folder.
+    """
+    if "://" in input_scene:
+        return input_scene
+    path = Path(input_scene).expanduser().resolve()
+    if not path.is_file():
+        raise InvalidRequest("--input", f"there is no file {path}", "name a GeoTIFF")
+    if any(path.is_relative_to(root) for root in installation.settings.scene_roots):
+        return path
+    target = installation.settings.data_folder / "scenes" / "demo" / path.name
+    if target.exists() and filecmp.cmp(path, target):
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.unlink(missing_ok=True)
+    try:
+        target.hardlink_to(path)
+    except OSError:
+        shutil.copy2(path, target)
+    return target
 
 
 def _model(installation: Installation, model: str | None) -> ModelRecord:
@@ -90,9 +109,7 @@ def _submit(
     if input_scene is None:
         documents = demo_requests(installation.settings.data_folder, reference, model.digest)
     else:
-        scene: Path | str = input_scene
-        if "://" not in input_scene:
-            scene = Path(input_scene).expanduser().resolve()
+        scene = _within_reach(installation, input_scene)
         documents = [request_for(scene, reference, model.digest, name=Path(input_scene).name)]
     return [
         admit(document, installation.catalog, installation.settings, owner="demo")

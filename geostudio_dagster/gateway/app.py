@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from urllib.parse import urlsplit
 
 from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from fastapi.staticfiles import StaticFiles
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from geostudio_dagster import __version__
 from geostudio_dagster.errors import NotFound
@@ -39,11 +41,18 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         redoc_url=None,
     )
     app.add_middleware(SecurityHeaders)
+    # A page elsewhere whose name is made to resolve to this machine must read nothing here.
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=_hosts(settings))
     app.add_exception_handler(NotFound, _not_found)
     for router in (health.router, layers.router, maps.router, files.router):
         app.include_router(router)
     app.mount("/static", StaticFiles(directory=maps.STATIC), name="static")
     return app
+
+
+def _hosts(settings: Settings) -> list[str]:
+    public = urlsplit(settings.gateway_url).hostname
+    return ["127.0.0.1", "localhost", "[::1]", *([public] if public else [])]
 
 
 def _not_found(request: Request, error: Exception) -> Response:

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from geostudio_dagster.catalog import ArtifactRecord, Catalog, LayerRecord
+from geostudio_dagster.catalog.states import POSTPROCESS
 from geostudio_dagster.models.bundle import BundleManifest
-from geostudio_dagster.pipeline.steps import POSTPROCESS
 from geostudio_dagster.publish import styles
 from geostudio_dagster.publish.layers import union, with_shares
 

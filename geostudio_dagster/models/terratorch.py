@@ -75,7 +75,12 @@ def _build(section: dict[str, Any], bundle: Bundle) -> Any:
         )
     ensure_torchvision()
     importlib.import_module("terratorch")
-    task_class = getattr(importlib.import_module(module or _TASKS), name)
+    lightning = importlib.import_module("lightning")
+    task_class = getattr(importlib.import_module(module or _TASKS), name, None)
+    if not (isinstance(task_class, type) and issubclass(task_class, lightning.LightningModule)):
+        raise TaskError(
+            "model_unusable", f"{bundle.manifest.config} names {class_path}, which is no task."
+        )
     return task_class(**_without_downloads(section["init_args"]))
 
 

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from sqlalchemy.exc import SQLAlchemyError
 
 from geostudio_dagster.catalog import ArtifactRecord, Settlement, TaskRecord
+from geostudio_dagster.catalog.states import PUSH
 from geostudio_dagster.errors import TaskError
 from geostudio_dagster.installation import Installation
-from geostudio_dagster.pipeline import steps
 from geostudio_dagster.pipeline.stage import heartbeat, now
 from geostudio_dagster.publish.archive import write_archive
 from geostudio_dagster.publish.stac import MEDIA_TYPE, item_json, task_item
@@ -38,7 +38,7 @@ def package_shard(installation: Installation, shard_key: str, run_id: str) -> in
             catalog.shard(shard_key).attempt + 1 >= installation.settings.shards.max_attempts
         )
         for task in catalog.shard_tasks(shard_key):
-            push = next((step for step in task.steps if step.process_id == steps.PUBLISH), None)
+            push = next((step for step in task.steps if step.process_id == PUSH), None)
             if push is None or push.status not in ("READY", "RUNNING", "FINISHED"):
                 continue
             try:

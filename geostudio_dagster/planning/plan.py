@@ -13,6 +13,7 @@ from threading import Lock
 from urllib.parse import urlsplit
 
 from geostudio_dagster.catalog import Plan, PlannedTask, RequestRecord
+from geostudio_dagster.catalog.states import CONNECTOR, POSTPROCESS, PREDICTION, PUSH
 from geostudio_dagster.connectors.header import SceneHeader, window_footprint
 from geostudio_dagster.connectors.url import look
 from geostudio_dagster.errors import InvalidRequest, TaskError
@@ -24,7 +25,7 @@ from geostudio_dagster.settings import Settings
 
 log = logging.getLogger(__name__)
 
-STEPS = ("url-connector", "terratorch-inference", "postprocess-generic", "push-to-geoserver")
+STEPS = (CONNECTOR, PREDICTION, POSTPROCESS, PUSH)
 
 _LOOKS_AT_ONCE = 16
 _SILENT_LOOKS = 3  # times a host fails to answer before the rest of its scenes is taken unseen

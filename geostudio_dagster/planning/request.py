@@ -154,5 +154,7 @@ def _first_problem(error: ValidationError) -> InvalidRequest:
         return InvalidRequest(field, "is not a known field", f"remove it (known: {known})")
     if first["type"] == "missing":
         return InvalidRequest(field, "is missing", "add it")
+    if first["type"] in ("model_type", "model_attributes_type", "dict_type"):
+        return InvalidRequest(field, "is not a JSON object", "send one with named fields")
     problem = str(first["msg"]).removeprefix("Value error, ")
     return InvalidRequest(field, problem, "correct the value")

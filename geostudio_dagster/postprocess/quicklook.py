@@ -24,6 +24,7 @@ _SAMPLES = 8  # sampled squares along each side of the scene
 _SAMPLE = 256  # side of a sampled square, pixels
 _COLUMNS = 2048  # columns per read: memory does not grow with the scene's width
 _GDAL_CACHE = 64 * 1024**2  # bytes; by default GDAL would keep a twentieth of the memory
+_LEVEL = 1  # of compression: colours take half the CPU time of level 6 and 15 % more space
 _OPAQUE = 255
 
 Stretch = tuple[tuple[float, float], ...]
@@ -69,7 +70,6 @@ def write_quicklook(
     narrowed, latest = _colours_only(paths, manifest)
     with rasterio.Env(GDAL_CACHEMAX=_GDAL_CACHE), Scene(latest, narrowed) as scene:
         core = scene.core(window)
-        stretch = None if scene.dtype == np.uint8 else _stretch(scene)
         names = tuple(band.name for band in narrowed.bands)
         stretch = None if scene.dtype == np.uint8 else _stretch(scene)
         rough = scratch / f"{target.stem}.scratch.tif"
@@ -79,7 +79,7 @@ def write_quicklook(
                 missing = sum(
                     _write(file, core, box, stretch, scene) for box in _boxes(core, scene)
                 )
-            write_cog(rough, target, "average")
+            write_cog(rough, target, "average", level=_LEVEL)
         finally:
             rough.unlink(missing_ok=True)
     return Quicklook(names, stretch, missing / (core.width * core.height))

@@ -5,6 +5,7 @@ This runs in a thread of its own, a few batches ahead of the forward pass.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -46,7 +47,7 @@ class Batch:
     """Patches that go through the model together, and the row starts in between.
 
     ``pixels`` is float32 (batch size, channels, size, size), always of full size, so that a
-    patch gives the same numbers whatever it is computed with; slots from ``used`` on are left over.
+    patch gives the same numbers whatever it is computed with; slots from ``used`` on are zero.
     """
 
     pixels: NDArray[np.float32]
@@ -79,7 +80,15 @@ class BatchReader:
         self._batch_size = batch_size
         self._fill = np.float32(fill)
         self._clock = clock
+        self._spare: deque[NDArray[np.float32]] = deque()
         self.skipped = 0
+
+    def recycle(self, batch: Batch) -> None:
+        """Take back a batch that nobody needs any more, from whatever thread.
+
+        Fresh memory for each batch would cost more than filling it.
+        """
+        self._spare.append(batch.pixels)
 
     def batches(self) -> Iterator[Batch]:
         """Read the scene once, downwards. Batches run across the ends of rows of patches."""
@@ -98,9 +107,11 @@ class BatchReader:
             for col in cols:
                 self._put(batch, strip, row, col)
                 if batch.full:
+                    batch.pixels[batch.used :] = 0
                     yield batch
                     batch = self._empty()
         if batch.events:
+            batch.pixels[batch.used :] = 0
             yield batch
 
     def _strip(self, rows: range, cols: range) -> SceneStrip:
@@ -112,8 +123,10 @@ class BatchReader:
         return SceneStrip(self._scene, (left, right), (top, bottom), grid.size)
 
     def _empty(self) -> Batch:
+        if self._spare:
+            return Batch(self._spare.popleft())
         shape = (self._batch_size, len(self._scene.channels), self._grid.size, self._grid.size)
-        return Batch(np.zeros(shape, dtype=np.float32))
+        return Batch(np.empty(shape, dtype=np.float32))
 
     def _put(self, batch: Batch, strip: SceneStrip, row: int, col: int) -> None:
         """Cut and normalise one patch into the batch, unless it has nothing to say."""

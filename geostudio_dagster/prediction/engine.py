@@ -184,6 +184,7 @@ class _Run:
             for batch, outputs in computed:
                 self._patches += batch.used
                 _blend(batch, outputs, blender, self._clock)
+                reader.recycle(batch)
         blender.finish()
         self._skipped += reader.skipped
 

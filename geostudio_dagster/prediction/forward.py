@@ -98,15 +98,11 @@ class ForwardPass:
 
         The output is None for a batch without patches.
         """
-        if self._plan.workers == 1:
-            with _threads(self._plan.threads):
-                for batch in batches:
-                    yield batch, self._timed(batch)
-            return
         workers = ThreadPoolExecutor(
             self._plan.workers, "forward", torch.set_num_threads, (self._plan.threads,)
         )
-        # This thread blends: small work that would only wait for threads beside busy workers.
+        # Also a single worker has a thread of its own: this one blends meanwhile, small work that
+        # would take ten times the CPU time if it were spread over threads.
         with workers as pool, _threads(1):
             yield from self._overlapped(pool, batches)
 
@@ -132,10 +128,6 @@ class ForwardPass:
         batch, future = pending.popleft()
         with self._clock.measure("forward"):
             return batch, future.result()
-
-    def _timed(self, batch: Batch) -> Tensor | None:
-        with self._clock.measure("forward"):
-            return self._run(batch)
 
     def _run(self, batch: Batch) -> Tensor | None:
         if not batch.used:

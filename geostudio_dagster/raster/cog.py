@@ -93,7 +93,14 @@ class ScratchRaster:
             self._file.write_colormap(1, dict(colours))
 
 
-def write_cog(scratch: Path, target: Path, overviews: Overviews, threads: int = 2) -> None:
+def write_cog(
+    scratch: Path,
+    target: Path,
+    overviews: Overviews,
+    *,
+    threads: int = 2,
+    level: int = 6,
+) -> None:
     """Make a COG of ``scratch``; ``target`` appears only when it is complete.
 
     The bytes depend on the scratch file's pixels and tags alone.
@@ -108,6 +115,7 @@ def write_cog(scratch: Path, target: Path, overviews: Overviews, threads: int = 
             driver="COG",
             BLOCKSIZE=BLOCK,
             COMPRESS="DEFLATE",
+            LEVEL=level,
             PREDICTOR="YES" if floating else "NO",
             OVERVIEW_RESAMPLING=overviews.upper(),
             NUM_THREADS=threads,

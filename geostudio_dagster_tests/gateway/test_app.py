@@ -109,3 +109,10 @@ def test_a_served_cog_is_what_was_committed(published: World, client: TestClient
     data = client.get(f"/files/{KEY}").content
     with rasterio.MemoryFile(data) as memory, memory.open() as dataset:
         assert dataset.crs.to_epsg() == 32633
+
+
+def test_a_foreign_host_name_reads_nothing(client: TestClient) -> None:
+    """A page elsewhere may let its own name resolve to this machine."""
+    answer = client.get("/health/livez", headers={"Host": "evil.example"})
+    assert answer.status_code == 400
+    assert client.get("/health/livez", headers={"Host": "localhost:8091"}).status_code == 200

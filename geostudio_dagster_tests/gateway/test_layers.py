@@ -177,7 +177,7 @@ def test_versioned_tiles_may_be_kept_forever_and_a_new_version_has_new_addresses
 
     layers = published.catalog.layers(REQUEST)
     published.publish(layers[0], replace(layers[1], digest="2" * 64))
-    with TestClient(client.app) as fresh:
+    with TestClient(client.app, base_url="http://127.0.0.1") as fresh:
         after = fresh.get(f"/layers/{REQUEST}").json()["layers"][1]
         assert after["tiles"] != before["tiles"]
         assert fresh.get(url).headers["cache-control"] == "no-cache"
@@ -245,7 +245,7 @@ def test_the_description_is_what_a_map_needs(published: World, client: TestClien
     assert (round(east, 2), round(north, 2)) == (16.38, 48.21)
     rgb, prediction = document["layers"]
     assert (rgb["name"], prediction["name"]) == ("input_rgb", "pred")
-    assert prediction["tiles"][0].startswith(f"http://testserver/layers/{REQUEST}/pred/tiles/")
+    assert prediction["tiles"][0].startswith(f"http://127.0.0.1/layers/{REQUEST}/pred/tiles/")
     assert prediction["maxzoom"] >= 14
     water = prediction["style"]["classes"][1]
     assert water == {
@@ -317,12 +317,12 @@ def test_finished_tasks_are_on_the_map_before_the_request_is_published(
         ]
         assert client.get(f"/layers/{REQUEST}").json()["layers"] == []
         world.catalog.finish_step(task_id, process_id, "run", artifacts, {})
-    with TestClient(client.app) as fresh:
+    with TestClient(client.app, base_url="http://127.0.0.1") as fresh:
         (layer,) = fresh.get(f"/layers/{REQUEST}").json()["layers"]
         assert (layer["name"], layer["title"]) == ("pred", "Demo water")
         assert layer["style"]["classes"][1]["area_ha"] == 286.72
         assert colour_at(fresh, 190.5, 100.5) == WATER
         world.publish(world.layer("pred", "Published", layer["style"], [key]))
-    with TestClient(client.app) as fresh:
+    with TestClient(client.app, base_url="http://127.0.0.1") as fresh:
         (layer,) = fresh.get(f"/layers/{REQUEST}").json()["layers"]
         assert layer["title"] == "Published"

@@ -11,10 +11,10 @@ import pytest
 from sqlalchemy.exc import OperationalError
 
 from geostudio_dagster.catalog import Catalog, ModelRecord, TaskRecord
+from geostudio_dagster.catalog.states import CONNECTOR
 from geostudio_dagster.installation import Installation
 from geostudio_dagster.pipeline.plans import plan_request
 from geostudio_dagster.pipeline.stage import ProducedFile, StepOutput, WorkContext, run_stage
-from geostudio_dagster.pipeline.steps import CONNECT
 from geostudio_dagster.planning.admission import admit
 from geostudio_dagster_tests.conftest import MakeScene
 
@@ -55,11 +55,11 @@ def test_a_run_that_lost_its_task_cannot_touch_the_file_of_the_one_that_has_it(
             with suppress(OSError):
                 path.write_bytes(b"of the run that was given up")
 
-        report = run_stage(installation, shard, "new", CONNECT, write(b"of the new", wake_up))
+        report = run_stage(installation, shard, "new", CONNECTOR, write(b"of the new", wake_up))
         assert report.count("finished") == 1
         return StepOutput(files=[ProducedFile("out", path, path.name, "text/plain")])
 
-    report = run_stage(installation, shard, "slow", CONNECT, slow)
+    report = run_stage(installation, shard, "slow", CONNECTOR, slow)
     assert report.count("lost") == 1
     (task,) = catalog.shard_tasks(shard)
     artifact = catalog.artifact(task.id, "out")
@@ -76,11 +76,11 @@ def test_a_fault_of_the_catalog_is_not_the_tasks(
     with monkeypatch.context() as patch:
         patch.setattr(Catalog, "finish_step", locked)
         with pytest.raises(OperationalError):
-            run_stage(installation, shard, "first", CONNECT, write(b"a"))
+            run_stage(installation, shard, "first", CONNECTOR, write(b"a"))
     (task,) = installation.catalog.shard_tasks(shard)
     assert task.status == "RUNNING"  # held, until its lease ends
     assert installation.catalog.release("first") == 1
-    assert run_stage(installation, shard, "next", CONNECT, write(b"a")).count("finished") == 1
+    assert run_stage(installation, shard, "next", CONNECTOR, write(b"a")).count("finished") == 1
 
 
 def _files(folder: Path) -> list[Path]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from math import isqrt
 
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -17,6 +18,7 @@ TASKS = st.integers(256, 9_000)
 @example(4096, 4096, 2048, 8192**2)
 @example(2049, 1, 2048, 8192**2)
 @example(300, 30_000, 256, 8192**2)
+@example(1, 1536, 1024, 256**2)
 def test_windows_cover_the_scene_exactly(
     width: int, height: int, task_size: int | None, max_pixels: int
 ) -> None:
@@ -34,7 +36,10 @@ def test_windows_cover_the_scene_exactly(
         assert spans[0][0] == 0
         assert all(a + n == b for (a, n), (b, _) in pairwise(spans))
         assert sum(spans[-1]) == length
-        block = 512 if (task_size or 512) >= 512 and max_pixels >= 512**2 else 256
+        limits = [task_size] if task_size else []
+        if width * height > max_pixels:
+            limits.append(isqrt(max_pixels))
+        block = 512 if min(limits) >= 512 else 256
         assert all(start % block == 0 for start, _ in spans)
         lengths = [n for _, n in spans]
         assert min(lengths) > 0
