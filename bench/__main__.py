@@ -151,6 +151,7 @@ def _settings():
     parser.add_argument("--quick", action="store_true", help="one small round of everything")
     parser.add_argument("--place", type=Path, default=OUT, help="folder of models, scenes, results")
     settings = parser.parse_args()
+    settings.place = settings.place.resolve()
     if settings.quick:
         settings.size, settings.rounds, settings.tiles, settings.tile = 1024, 1, 3, 512
         settings.memory, settings.models = "2048,8192", settings.models.split(",")[0]

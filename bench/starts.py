@@ -48,7 +48,7 @@ def theirs(bundle: Path, name: str, tiles: Path, number: int, place: Path):
     command += ["--ckpt_path", str(bundle / "state.ckpt"), "--predict_output_dir", str(out)]
     command += ["--data.init_args.predict_data_root", str(tiles)]
     command += ["--data.init_args.img_grep", f"tile{number:02}.tif"]
-    seconds = _wall(command, out / "log.txt")
+    seconds = _wall(command, out / "log.txt", cwd=out)  # it writes its configuration there
     if not list(out.glob("*.tif")):
         raise RuntimeError(f"terratorch predict made nothing; see {out / 'log.txt'}")
     return seconds
@@ -81,10 +81,10 @@ def _configuration(name, tiles):
     }
 
 
-def _wall(command, log):
+def _wall(command, log, cwd=None):
     began = time.perf_counter()
     with log.open("w") as stream:
-        done = subprocess.run(command, stdout=stream, stderr=stream, check=False)
+        done = subprocess.run(command, stdout=stream, stderr=stream, check=False, cwd=cwd)
     if done.returncode:
         raise RuntimeError(f"{command[1:4]} failed:\n{log.read_text()[-2000:]}")
     return time.perf_counter() - began
