@@ -26,6 +26,10 @@ Runtime = Literal["torchscript", "torch_export", "terratorch"]
 TaskKind = Literal["segmentation", "regression"]
 
 
+# PostgreSQL's JSON cannot hold a NUL character.
+Text = Annotated[str, Field(pattern=r"^[^\x00]*$")]
+
+
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -37,7 +41,7 @@ class Band(_Strict):
     finds the band in a scene whose bands have no names; where they have, the name decides.
     """
 
-    name: str = Field(min_length=1, max_length=64)
+    name: Text = Field(min_length=1, max_length=64)
     index: int | None = Field(default=None, ge=0)
     scale: float = 1.0
     offset: float = 0.0
@@ -50,7 +54,7 @@ class ClassDefinition(_Strict):
     """One class of a segmentation: its pixel value, name, colour and opacity."""
 
     value: Annotated[int, Field(ge=0, le=254)]
-    name: str = Field(min_length=1, max_length=100)
+    name: Text = Field(min_length=1, max_length=100)
     colour: str
     opacity: float = Field(default=1.0, ge=0, le=1)
 
@@ -73,7 +77,7 @@ class ColourStop(_Strict):
 
     value: float
     colour: str
-    label: str = ""
+    label: Text = ""
 
     _hex = field_validator("colour")(ClassDefinition._hex.__func__)  # type: ignore[attr-defined]
 
@@ -102,8 +106,8 @@ class BundleManifest(_Strict):
     """What ``bundle.yaml`` says."""
 
     name: str
-    title: str = ""
-    description: str = ""
+    title: Text = ""
+    description: Text = ""
     runtime: Runtime
     weights: str
     config: str | None = None
@@ -113,7 +117,7 @@ class BundleManifest(_Strict):
     patch: PatchSettings = PatchSettings()
     classes: tuple[ClassDefinition, ...] = ()
     ramp: tuple[ColourStop, ...] = ()
-    unit: str = ""
+    unit: Text = ""
     nodata: float | None = Field(default=None, description="Input nodata where the scene has none.")
     scale_tags: bool | None = Field(
         default=None,
@@ -123,7 +127,7 @@ class BundleManifest(_Strict):
     fill: float = Field(
         default=0.0, description="What the model sees in invalid pixels, normalised."
     )
-    licence: str = ""
+    licence: Text = ""
 
     @field_validator("name")
     @classmethod

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from uuid import uuid4
 
 from geostudio_dagster.catalog import ModelRecord
+from geostudio_dagster.errors import InvalidRequest
 from geostudio_dagster.installation import Installation
 from geostudio_dagster.models.bundle import MANIFEST, Bundle, load_bundle
 
@@ -15,26 +20,37 @@ def register_bundle(installation: Installation, folder: Path, owner: str) -> Mod
     """Check and register the bundle in ``folder``; the same bundle twice is one model.
 
     Raises:
-        InvalidRequest: the bundle is incomplete or its manifest is wrong.
+        InvalidRequest: the bundle is incomplete, its manifest is wrong, or it changes meanwhile.
     """
     bundle = load_bundle(folder)
     target = installation.settings.model_root / bundle.digest
-    if not target.exists():
-        _copy(bundle, target)
+    with _alone(installation.settings.model_root):
+        if not target.exists():
+            _copy(installation, bundle, target)
     return installation.catalog.register_model(bundle, uri=str(target), owner=owner)
 
 
-def _copy(bundle: Bundle, target: Path) -> None:
-    scratch = target.with_name(f".{target.name}.{os.getpid()}")
-    shutil.rmtree(scratch, ignore_errors=True)
-    names = [MANIFEST, bundle.manifest.weights, *filter(None, [bundle.manifest.config])]
-    for name in names:
-        (scratch / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(bundle.folder / name, scratch / name)
+@contextmanager
+def _alone(model_root: Path) -> Iterator[None]:
+    """One copy at a time: two of one bundle would share their scratch folder."""
+    model_root.mkdir(parents=True, exist_ok=True)
+    with (model_root / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _copy(installation: Installation, bundle: Bundle, target: Path) -> None:
+    """Put a whole copy in place at once; what a killed copy left goes with the next one."""
+    name, writer = f"model-{bundle.digest}", uuid4().hex
+    scratch = installation.storage.scratch(name, writer)
     try:
+        for file in (MANIFEST, bundle.manifest.weights, *filter(None, [bundle.manifest.config])):
+            (scratch / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(bundle.folder / file, scratch / file)
+            with (scratch / file).open("rb") as stream:
+                os.fsync(stream.fileno())
+        if load_bundle(scratch).digest != bundle.digest:
+            raise InvalidRequest("model", f"{bundle.folder} is being changed", "try again")
         scratch.rename(target)
-    except OSError:
-        # Somebody else registered the same bundle meanwhile; theirs is equal.
-        shutil.rmtree(scratch)
-        if not target.exists():
-            raise
+    finally:
+        installation.storage.discard_scratch(name, writer)
