@@ -22,7 +22,9 @@ def measure_model(name, settings):
         def worker(kind):
             log = place / f"{kind}-{name}.log"
             shared = {"bundle": str(bundle), "scene": str(scene), "out": str(place)}
-            return stack.enter_context(Worker(kind, log, **shared, device=settings.device))
+            return stack.enter_context(
+                Worker(kind, log, settings.patience, **shared, device=settings.device)
+            )
 
         ours, theirs = worker("ours"), worker("terratorch")
         ours.ask("prepare_forward")
@@ -54,32 +56,48 @@ def _turns(ours, theirs, settings):
 
 
 def floors(samples, cores, gpu):
-    """Wall and CPU of the engine over its floor, by precision: medians of the rounds' ratios.
+    """Wall and CPU of the engine over its floor, by precision.
 
     The floor on a CPU is the forward pass plus the CPU time of decoding divided by the cores; on
     a GPU the larger of the two. Its CPU time is that of the forward pass plus the decoding's.
     """
-    ratios = {}
-    for precision in ("exact", "auto"):
-        walls, busy = [], []
-        rows = (samples["decode"], samples[f"forward {precision}"], samples[f"engine {precision}"])
-        for decode, forward, engine in zip(*rows, strict=True):
-            spread = decode["cpu"] / cores
-            floor = max(forward["wall"], spread) if gpu else forward["wall"] + spread
-            walls.append(engine["wall"] / floor)
-            busy.append(engine["cpu"] / (forward["cpu"] + decode["cpu"]))
-        ratios[precision] = {"wall": round(median(walls), 3), "cpu": round(median(busy), 3)}
-    return ratios
+
+    def wall(decode, forward, engine):
+        spread = decode["cpu"] / cores
+        floor = max(forward["wall"], spread) if gpu else forward["wall"] + spread
+        return engine["wall"] / floor
+
+    def cpu(decode, forward, engine):
+        return engine["cpu"] / (forward["cpu"] + decode["cpu"])
+
+    return {
+        precision: _ratios(
+            samples, ("decode", f"forward {precision}", f"engine {precision}"), wall, cpu
+        )
+        for precision in ("exact", "auto")
+    }
 
 
 def over(samples, slow, fast):
-    """How many times as fast ``fast`` is as ``slow``: medians of the rounds' ratios."""
+    """How many times as fast ``fast`` is as ``slow``."""
     if slow not in samples:
         return None
-    pairs = list(zip(samples[slow], samples[fast], strict=True))
+    return _ratios(
+        samples,
+        (slow, fast),
+        lambda a, b: a["wall"] / b["wall"],
+        lambda a, b: a["cpu"] / b["cpu"],
+    )
+
+
+def _ratios(samples, labels, wall, cpu):
+    """Medians of the rounds' ratios; and of wall times, that of the least disturbed samples."""
+    rounds = list(zip(*(samples[label] for label in labels), strict=True))
+    quiet = [min(samples[label], key=lambda sample: sample["others"]) for label in labels]
     return {
-        "wall": round(median(a["wall"] / b["wall"] for a, b in pairs), 2),
-        "cpu": round(median(a["cpu"] / b["cpu"] for a, b in pairs), 2),
+        "wall": round(median(wall(*row) for row in rounds), 3),
+        "cpu": round(median(cpu(*row) for row in rounds), 3),
+        "wall_quietest": round(wall(*quiet), 3),
     }
 
 

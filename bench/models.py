@@ -41,7 +41,7 @@ def _prithvi(backbone, last):
                 {"name": "ReshapeTokensToImage"},
             ],
             "decoder": "FCNDecoder",
-            "decoder_channels": 64,
+            "decoder_channels": 32,
             "num_classes": 2,
         },
     }

@@ -8,13 +8,16 @@ import sys
 import time
 from pathlib import Path
 
+_LOOK_S = 0.5
+_QUIET = 0.3  # cores
+
 
 class Worker:
     """The parent's side. A context manager; only one worker is asked at a time."""
 
-    def __init__(self, kind, log: Path, **settings):
+    def __init__(self, kind, log: Path, patience: float = 0.0, **settings):
         command = [sys.executable, "-m", "bench.worker", kind, json.dumps(settings)]
-        self._log = log
+        self._log, self._patience = log, patience
         self._errors = log.open("w")
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True
@@ -31,6 +34,7 @@ class Worker:
 
     def ask(self, method, *arguments):
         """Run a method of the contender; seconds, CPU seconds, others' load and what it returns."""
+        _await_quiet(self._patience)
         before, began = busy_seconds(), time.perf_counter()
         self._process.stdin.write(json.dumps([method, arguments]) + "\n")
         self._process.stdin.flush()
@@ -45,6 +49,16 @@ class Worker:
             tail = self._log.read_text()[-2000:]
             raise RuntimeError(f"a worker died:\n{tail}")
         return json.loads(line)
+
+
+def _await_quiet(patience):
+    """Wait until hardly anything else runs on this machine, for ``patience`` seconds at most."""
+    end = time.monotonic() + patience
+    while time.monotonic() < end:
+        before = busy_seconds()
+        time.sleep(_LOOK_S)
+        if busy_seconds() - before < _QUIET * _LOOK_S:
+            return
 
 
 def busy_seconds():
