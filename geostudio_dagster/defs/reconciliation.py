@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any, Protocol
 
 import dagster as dg
-from dagster import DagsterInstance, DagsterRun, RunsFilter
+from dagster import DagsterInstance, DagsterRun, RunRecord, RunsFilter
 
 from geostudio_dagster.catalog import RequestRecord, RequestStatus, ShardRecord, ShardStatus
 from geostudio_dagster.defs.jobs import publish_job, shard_job
@@ -119,6 +119,8 @@ def why_over(instance: DagsterInstance, installation: Installation, run_id: str)
     run = record.dagster_run
     if run.is_finished:
         return f"run {run_id} ended as {run.status.value}"
+    if run.status is dg.DagsterRunStatus.NOT_STARTED:
+        return _why_never_queued(instance, installation, record)
     if run.status not in (dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING):
         return None  # waits in the queue, or is being launched: Dagster watches that
     if instance.run_launcher.supports_check_run_worker_health:
@@ -140,6 +142,18 @@ def why_over(instance: DagsterInstance, installation: Installation, run_id: str)
         log.info("run %s cannot be stopped; it is out of reach", run_id, exc_info=True)
     instance.report_run_failed(run, f"No sign of life since {silent_since:%Y-%m-%d %H:%M:%S} UTC.")
     return f"run {run_id} gave no sign of life"
+
+
+def _why_never_queued(
+    instance: DagsterInstance, installation: Installation, record: RunRecord
+) -> str | None:
+    """A run is made first and queued next: who died in between left it for nobody."""
+    run_id = record.dagster_run.run_id
+    made = record.create_timestamp.replace(tzinfo=dt.UTC)
+    if now() - made <= dt.timedelta(seconds=installation.settings.shards.start_grace_s):
+        return None
+    instance.report_run_canceled(record.dagster_run, "It was made, but never queued.")
+    return f"run {run_id} was made, but never queued"
 
 
 def _epoch(seconds: float | None) -> dt.datetime:

@@ -113,7 +113,10 @@ def test_ten_kills_change_no_byte(
             worker.wait()
             killed += 1
     worker = troubled.start(request)
-    assert worker.wait(120) == 0
+    try:
+        assert worker.wait(120) == 0
+    finally:
+        worker.kill()
     assert killed >= KILLS - 2, "the work was over before it could be disturbed"
 
     assert troubled.files() == calm.files()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 from collections.abc import Iterator
 from typing import Any
@@ -17,6 +18,7 @@ from geostudio_dagster.defs.shard_assets import _asked_for_by_a_person
 from geostudio_dagster.installation import Installation
 from geostudio_dagster.pipeline.plans import plan_request
 from geostudio_dagster.planning.admission import admit
+from geostudio_dagster.settings import ShardSettings
 from geostudio_dagster_tests.conftest import MakeScene
 
 
@@ -50,6 +52,28 @@ def test_a_run_that_fell_silent_is_stopped_before_its_work_is_given_away(
     assert stopped == [run_id]
     run = instance.get_run_by_id(run_id)
     assert run is not None and run.status == dg.DagsterRunStatus.FAILURE
+
+
+def test_a_run_that_was_made_but_never_queued_is_nobodys(
+    installation: Installation, instance: dg.DagsterInstance
+) -> None:
+    """Who makes a run may die before queueing it; Dagster leaves such a run as it is."""
+
+    @dg.job
+    def work() -> None:
+        pass
+
+    run_id = instance.create_run_for_job(work).run_id
+    assert why_over(instance, installation, run_id) is None
+    impatient = dataclasses.replace(
+        installation,
+        settings=installation.settings.model_copy(
+            update={"shards": ShardSettings(start_grace_s=1e-6)}
+        ),
+    )
+    assert "never queued" in (why_over(instance, impatient, run_id) or "")
+    run = instance.get_run_by_id(run_id)
+    assert run is not None and run.status == dg.DagsterRunStatus.CANCELED
 
 
 def test_one_shard_that_cannot_be_dealt_with_holds_up_no_other(
