@@ -123,6 +123,13 @@ def why_over(instance: DagsterInstance, installation: Installation, run_id: str)
         return _why_never_queued(instance, installation, record)
     if run.status not in (dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING):
         return None  # waits in the queue, or is being launched: Dagster watches that
+    return _why_silent(instance, installation, record)
+
+
+def _why_silent(
+    instance: DagsterInstance, installation: Installation, record: RunRecord
+) -> str | None:
+    run, run_id = record.dagster_run, record.dagster_run.run_id
     if instance.run_launcher.supports_check_run_worker_health:
         # Run monitoring asks the cluster; there, a stage may wait long for a pod in silence.
         return None
