@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+from dagster import DagsterInstance
 
 from geostudio_dagster.errors import GeostudioError
 from geostudio_dagster.settings import Settings
@@ -60,6 +61,11 @@ def dagster_home(settings: Settings, dagster_yaml: Path) -> Path:
     target = home / "dagster.yaml"
     if not target.exists() or target.read_bytes() != dagster_yaml.read_bytes():
         shutil.copyfile(dagster_yaml, target)
+    # Its tables are made here, once: daemon and webserver that start together on an empty folder
+    # would both try, and the slower one would die of it.
+    with DagsterInstance.from_config(str(home)) as instance:
+        instance.get_runs_count()
+        instance.all_instigator_state()
     return home
 
 
