@@ -80,19 +80,10 @@ class BroughtScene:
         }
 
 
-def inspect(url: str, settings: Settings) -> SceneHeader | None:
+def look(url: str, settings: Settings) -> SceneHeader | None:
     """The header of a scene, for planning; a remote one costs one or two reads of 64 KiB.
 
     None where it cannot be had cheaply: the scene's own task will tell what is wrong with it.
-    """
-    try:
-        return look(url, settings)
-    except TaskError:
-        return None
-
-
-def look(url: str, settings: Settings) -> SceneHeader | None:
-    """As :func:`inspect`, for those who want to know why there is no header.
 
     Raises:
         TaskError: as for :func:`bring`.

@@ -17,7 +17,7 @@ import rasterio.shutil
 from rasterio.control import GroundControlPoint
 from rasterio.transform import from_origin
 
-from geostudio_dagster.connectors.url import bring, inspect, scene_key, verify_unchanged
+from geostudio_dagster.connectors.url import bring, scene_key, verify_unchanged
 from geostudio_dagster.demo.model import demo_bundle
 from geostudio_dagster.errors import TaskError
 from geostudio_dagster.models.bundle import BundleManifest
@@ -372,69 +372,6 @@ def test_a_remote_scene_is_named_by_its_address(
         )
     assert str(error.value).startswith(server.url("/file"))
     assert leftovers(place) == []
-
-
-# Looking, for planning
-
-
-def test_a_header_from_a_server(server: SceneServer, place: Settings, scene: Path) -> None:
-    local = inspect(str(scene), place)
-    assert local is not None
-    assert inspect(server.url("/file"), place) == local
-    assert len(server.asked) == 2  # the directory lies at the end
-
-
-def test_a_header_from_a_server_without_ranges(
-    server: SceneServer, place: Settings, scene: Path
-) -> None:
-    assert inspect(server.url("/plain"), place) is None
-    cog = as_cog(scene)
-    server.content = cog.read_bytes()
-    assert inspect(server.url("/plain"), place) == inspect(str(cog), place) is not None
-
-
-def test_a_large_remote_scene_costs_two_small_reads(
-    server: SceneServer, place: Settings, scene: Path
-) -> None:
-    path = scene.with_name("large.tif")
-    rng = np.random.default_rng(0)
-    with rasterio.open(
-        path, "w", driver="GTiff", width=1500, height=1300, count=2, dtype="uint16",
-        crs="EPSG:32633", transform=from_origin(5e5, 5e6, 10, 10), tiled=True,
-    ) as file:  # fmt: skip
-        file.write(rng.integers(0, 9999, (2, 1300, 1500), "uint16"))
-        file.set_band_description(1, "B02")
-    server.content = path.read_bytes()
-    header = inspect(server.url("/file"), place)
-    assert header is not None
-    assert header == inspect(str(path), place)
-    spans = [headers["range"] for _, headers in server.asked]
-    assert len(spans) <= 2
-    edges = [span.removeprefix("bytes=").split("-") for span in spans]
-    assert sum(int(last) - int(first) + 1 for first, last in edges) <= 128 * 1024
-
-
-@pytest.mark.parametrize("path", ["/status-404", "/status-500", "/web-page", "/silent", "/gzip"])
-def test_no_header_is_not_an_error(path: str, server: SceneServer, place: Settings) -> None:
-    fetch = place.fetch.model_copy(update={"timeout_s": 0.2})
-    assert inspect(server.url(path), place.model_copy(update={"fetch": fetch})) is None
-    assert server.gets(path) == 1
-
-
-def test_no_header_of_what_is_missing_or_closed(place: Settings, scene: Path) -> None:
-    assert inspect(str(scene.with_name("none.tif")), place) is None
-    assert inspect("/etc/passwd", place) is None
-    assert inspect("http://localhost:1/a.tif", place) is None
-
-
-def test_footprint_and_bounds(scene: Path, place: Settings) -> None:
-    header = inspect(str(scene), place)
-    assert header is not None
-    assert header.footprint is not None
-    ring = header.footprint["coordinates"][0]
-    assert len(ring) == 65
-    assert ring[0] == ring[-1]
-    assert header.bounds == pytest.approx((15.0536, 47.8272, 15.0911, 47.8524), abs=2e-3)
 
 
 REFERENCE = {

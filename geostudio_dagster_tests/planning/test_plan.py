@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from shapely.geometry import box, shape
 from shapely.ops import unary_union
 
-from geostudio_dagster.connectors.url import inspect
+from geostudio_dagster.connectors.url import look
 from geostudio_dagster.errors import InvalidRequest
 from geostudio_dagster.models.bundle import BundleManifest, load_bundle
 from geostudio_dagster.planning.plan import STEPS, _shards, make_plan, tasks_geojson
@@ -94,7 +94,7 @@ def test_footprints_of_parts_make_up_the_scene(
 ) -> None:
     scene = make_scene("large.tif", size=700)
     plan = make_plan(spec(scene, task_size=512), REQUEST, manifest, settings, None)
-    header = inspect(str(scene), settings)
+    header = look(str(scene), settings)
     assert header is not None
     whole = shape(header.footprint)
     parts = [shape(task.footprint) for task in plan.tasks]
