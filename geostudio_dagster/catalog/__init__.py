@@ -20,6 +20,7 @@ from geostudio_dagster.catalog.records import (
     TaskRecord,
 )
 from geostudio_dagster.catalog.states import RequestStatus, ShardStatus, StepStatus
+from geostudio_dagster.catalog.viewer import Viewer
 
 __all__ = [
     "ArtifactRecord",
@@ -38,4 +39,5 @@ __all__ = [
     "StepRecord",
     "StepStatus",
     "TaskRecord",
+    "Viewer",
 ]

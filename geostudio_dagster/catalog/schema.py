@@ -96,14 +96,41 @@ class Request(Base):
     __table_args__ = (
         Index(None, "created_at", "id"),
         Index(None, "status", "created_at", "id"),
-        Index(None, "owner", "created_at", "id"),
         Index(None, "model_id", "created_at", "id"),
+        Index(None, "card_id", "created_at", "id"),
+        # Lists show, and count, only what is not deleted.
+        Index(
+            "ix_requests_live",
+            "created_at",
+            "id",
+            sqlite_where=text("deleted_at IS NULL"),
+            postgresql_where=text("deleted_at IS NULL"),
+        ),
+        Index(
+            "ix_requests_live_of_owner",
+            "owner",
+            "created_at",
+            "id",
+            sqlite_where=text("deleted_at IS NULL"),
+            postgresql_where=text("deleted_at IS NULL"),
+        ),
+        Index(
+            "ix_requests_deleted_at",
+            "deleted_at",
+            sqlite_where=text("deleted_at IS NOT NULL"),
+            postgresql_where=text("deleted_at IS NOT NULL"),
+        ),
     )
 
     id: Mapped[str] = mapped_column(String(_ID), primary_key=True)
     model_id: Mapped[str] = mapped_column(ForeignKey("models.id"))
     spec: Mapped[dict[str, Any]] = mapped_column(Json)
     owner: Mapped[str] = mapped_column(String(200))
+    name: Mapped[str] = mapped_column(String(200), default="")
+    location: Mapped[str] = mapped_column(String(200), default="")
+    card_id: Mapped[str | None] = mapped_column(String(_ID))
+    tune_id: Mapped[str | None] = mapped_column(String(_ID))
+    saved: Mapped[bool] = mapped_column(default=False)
     status: Mapped[RequestStatus] = mapped_column(Enum(RequestStatus, native_enum=False, length=30))
     error: Mapped[str | None] = mapped_column(Text)
     priority: Mapped[int]
@@ -117,6 +144,7 @@ class Request(Base):
     created_at: Mapped[dt.datetime] = mapped_column(UtcDateTime)
     updated_at: Mapped[dt.datetime] = mapped_column(UtcDateTime)
     finished_at: Mapped[dt.datetime | None] = mapped_column(UtcDateTime)
+    deleted_at: Mapped[dt.datetime | None] = mapped_column(UtcDateTime)
 
 
 class Shard(Base):

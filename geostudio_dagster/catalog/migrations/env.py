@@ -2,6 +2,7 @@
 
 from alembic import context
 
+from geostudio_dagster.catalog import api_schema  # noqa: F401 - adds its tables to the metadata
 from geostudio_dagster.catalog.schema import Base
 
 context.configure(

@@ -1,0 +1,54 @@
+"""Who looks at the catalog, and what of it that person may see."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from sqlalchemy import ColumnElement, select, true
+from sqlalchemy.orm import InstrumentedAttribute
+
+from geostudio_dagster.catalog.api_schema import Permission
+
+# What groups share, in the words of the API.
+KINDS = (
+    "dataset",
+    "tune",
+    "backbone",
+    "model",
+    "task_template",
+    "inference_run",
+    "generic_processor",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Viewer:
+    """Somebody who asks: by e-mail address, with the ids of the groups that they belong to."""
+
+    email: str
+    admin: bool = False
+    groups: frozenset[str] = field(default_factory=frozenset)
+
+    def owns(self, owner: InstrumentedAttribute[str] | ColumnElement[str]) -> ColumnElement[bool]:
+        """Rows that this person may change: their own, or all for an administrator."""
+        return true() if self.admin else owner == self.email
+
+    def sees(
+        self,
+        kind: str,
+        *,
+        owner: InstrumentedAttribute[str],
+        artifact_id: InstrumentedAttribute[str],
+    ) -> ColumnElement[bool]:
+        """Rows that this person may read: what they own, and what is shared with their groups.
+
+        Args:
+            kind: one of :data:`KINDS`. owner, artifact_id: columns of the table that is read.
+        """
+        own = self.owns(owner)
+        if self.admin or not self.groups:
+            return own
+        shared = select(Permission.artifact_id).where(
+            Permission.kind == kind, Permission.group_id.in_(sorted(self.groups))
+        )
+        return own | artifact_id.in_(shared)
