@@ -5,6 +5,12 @@ of Dagster, and of the files only their keys.
 """
 
 from geostudio_dagster.catalog.catalog import Catalog
+from geostudio_dagster.catalog.processor_records import (
+    PinnedProcessor,
+    Position,
+    ProcessorDraft,
+    ProcessorRecord,
+)
 from geostudio_dagster.catalog.records import (
     ArtifactRecord,
     EventRecord,
@@ -28,8 +34,12 @@ __all__ = [
     "EventRecord",
     "LayerRecord",
     "ModelRecord",
+    "PinnedProcessor",
     "Plan",
     "PlannedTask",
+    "Position",
+    "ProcessorDraft",
+    "ProcessorRecord",
     "RequestRecord",
     "RequestStatus",
     "RequestSummary",

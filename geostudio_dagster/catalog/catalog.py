@@ -6,6 +6,7 @@ from geostudio_dagster.catalog.artifacts import Artifacts
 from geostudio_dagster.catalog.claims import Claims
 from geostudio_dagster.catalog.dispatch import Dispatch
 from geostudio_dagster.catalog.heartbeats import Heartbeats
+from geostudio_dagster.catalog.processors import Processors
 from geostudio_dagster.catalog.publishing import Publishing
 from geostudio_dagster.catalog.registry import Registry
 from geostudio_dagster.catalog.reopening import Reopenings
@@ -16,6 +17,7 @@ from geostudio_dagster.catalog.tasks import Tasks
 
 class Catalog(
     Registry,
+    Processors,
     Requests,
     Dispatch,
     Claims,

@@ -36,6 +36,8 @@ from geostudio_dagster.catalog.changes import (
     move_request,
 )
 from geostudio_dagster.catalog.database import Database, to_json, utc_now
+from geostudio_dagster.catalog.processor_records import PinnedProcessor
+from geostudio_dagster.catalog.processors import pin_processors
 from geostudio_dagster.catalog.records import ArtifactRecord, Plan, PlannedTask, RequestRecord
 from geostudio_dagster.catalog.rows import request_record
 from geostudio_dagster.catalog.schema import Model, Request, Shard, Step, Task
@@ -50,16 +52,22 @@ class Requests(Database):
     """The catalog's requests, up to the point where their shards can run."""
 
     def create_request(
-        self, *, request_id: str | None, spec: dict[str, Any], model_id: str, owner: str
+        self,
+        *,
+        request_id: str | None,
+        spec: dict[str, Any],
+        model_id: str,
+        owner: str,
+        processors: Sequence[PinnedProcessor] = (),
     ) -> RequestRecord:
-        """Write a request as PENDING; without an id it gets a new one.
+        """Write a request as PENDING, with its chain; without an id it gets a new one.
 
         The same id with the same spec and owner gives the request that is there.
 
         Raises:
             Conflict: the id belongs to a request with another spec or owner.
             InvalidRequest: the id has other characters than letters, digits and hyphens.
-            NotFound: there is no such model.
+            NotFound: there is no such model, or a processor was deleted meanwhile.
         """
         identifier = str(uuid4()) if request_id is None else request_id
         if not _REQUEST_ID.match(identifier):
@@ -82,6 +90,7 @@ class Requests(Database):
             if session.get(Model, model_id) is None:
                 raise NotFound(f"There is no model with the id {model_id}.")
             if _insert_if_new(session, row):
+                pin_processors(session, identifier, processors)
                 add_event(session, identifier, "created", now, owner=owner)
             request = lock_request(session, identifier)
             if request.spec != row["spec"] or request.owner != owner:

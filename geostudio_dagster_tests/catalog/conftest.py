@@ -58,7 +58,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     database: str = request.getfixturevalue("migrated_postgres")
     engine = create_engine(database)
     with engine.begin() as connection:
-        connection.execute(text("TRUNCATE models, run_leases RESTART IDENTITY CASCADE"))
+        connection.execute(text("TRUNCATE models, run_leases, processors RESTART IDENTITY CASCADE"))
     engine.dispose()
     return database
 

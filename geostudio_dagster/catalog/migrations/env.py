@@ -2,7 +2,10 @@
 
 from alembic import context
 
-from geostudio_dagster.catalog import api_schema  # noqa: F401 - adds its tables to the metadata
+from geostudio_dagster.catalog import (  # noqa: F401 - they add their tables to the metadata
+    api_schema,
+    processor_schema,
+)
 from geostudio_dagster.catalog.schema import Base
 
 context.configure(
