@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, f
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from geostudio_dagster.errors import InvalidRequest
+from geostudio_dagster.gateway_settings import GatewaySettings
 
 _PREFIX = "GEOSTUDIO_"
 
@@ -30,6 +31,20 @@ class FetchSettings(BaseModel):
     timeout_s: float = Field(default=60.0, gt=0, description="Silence after which a read fails.")
     total_timeout_s: float = Field(default=3600.0, gt=0, description="Longest whole download.")
     attempts: int = Field(default=3, ge=1, description="Tries of a transient failure in one run.")
+
+
+class EndpointsSettings(BaseModel):
+    """What the models that other machines run may be given; hosts as in ``fetch``."""
+
+    model_config = ConfigDict(frozen=True)
+
+    tokens: dict[str, SecretStr] = Field(
+        default_factory=dict, description="Bearer tokens by host name, sent to that host alone."
+    )
+    shared_folder: Path | None = Field(
+        default=None, description="Folder that pooling servers see under the same path."
+    )
+    max_response_bytes: int = Field(default=1024**3, gt=0, description="Largest answer, bytes.")
 
 
 class ShardSettings(BaseModel):
@@ -114,7 +129,9 @@ class Settings(BaseSettings):
     max_request_bytes: int = Field(default=16 * 1024**2, gt=0)
     max_tasks: int = Field(default=100_000, gt=0)
     fetch: FetchSettings = FetchSettings()
+    endpoints: EndpointsSettings = EndpointsSettings()
     shards: ShardSettings = ShardSettings()
+    gateway: GatewaySettings = GatewaySettings()
     kubernetes: KubernetesSettings = KubernetesSettings()
     geoserver: GeoServerSettings | None = None
 

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import datetime as dt
-import ssl
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from pathlib import Path
 
 import httpcore
 import httpx
-from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt
 
 from geostudio_dagster import __version__
 from geostudio_dagster.connectors.addresses import (
@@ -22,23 +18,21 @@ from geostudio_dagster.connectors.addresses import (
     http_url,
     shown,
 )
+from geostudio_dagster.connectors.exchange import (
+    TRANSIENT_STATUS,
+    TransientError,
+    content_length,
+    header,
+    network_errors,
+    retry_after,
+    retrying,
+)
 from geostudio_dagster.connectors.guard import GuardedPool
 from geostudio_dagster.errors import TaskError
 from geostudio_dagster.settings import FetchSettings
 
 _MAX_REDIRECTS = 5
 _REDIRECTS = (301, 302, 303, 307, 308)
-_TRANSIENT = (408, 425, 429, 500, 502, 503, 504)
-_FIRST_WAIT_S = 0.5
-_LONGEST_WAIT_S = 60.0
-
-
-class _TransientError(TaskError):
-    """A failure worth another try now; ``after`` is the pause that the server asked for."""
-
-    def __init__(self, message: str, after: float | None = None) -> None:
-        super().__init__("unreachable", message, retryable=True)
-        self.after = after
 
 
 def download(scene: RemoteScene, part: Path, settings: FetchSettings) -> int:
@@ -52,13 +46,8 @@ def download(scene: RemoteScene, part: Path, settings: FetchSettings) -> int:
             ``unreachable`` (retryable where another try may help).
     """
     deadline = time.monotonic() + settings.total_timeout_s
-    retrying = Retrying(
-        stop=stop_after_attempt(settings.attempts),
-        retry=retry_if_exception(lambda error: _worth_retrying(error, deadline)),
-        wait=_pause,
-        reraise=True,
-    )
-    return int(retrying(_download_once, scene, part, settings, deadline))
+    again = retrying(settings.attempts, deadline)
+    return int(again(_download_once, scene, part, settings, deadline))
 
 
 def read_start(
@@ -82,7 +71,7 @@ def read_start(
         total = (
             _total_size(response)
             if response.status == HTTPStatus.PARTIAL_CONTENT
-            else _content_length(response)
+            else content_length(response)
         )
         data = bytearray()
         for chunk in _body(response, scene):
@@ -90,19 +79,6 @@ def read_start(
             if len(data) >= length:
                 break
         return bytes(data[:length]), total
-
-
-def _worth_retrying(error: BaseException, deadline: float) -> bool:
-    if not isinstance(error, _TransientError) or (error.after or 0) > _LONGEST_WAIT_S:
-        return False
-    return time.monotonic() + (error.after or 0) < deadline
-
-
-def _pause(state: RetryCallState) -> float:
-    error = state.outcome.exception() if state.outcome else None
-    if isinstance(error, _TransientError) and error.after is not None:
-        return error.after
-    return min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2.0 ** (state.attempt_number - 1))
 
 
 def _download_once(scene: RemoteScene, part: Path, settings: FetchSettings, deadline: float) -> int:
@@ -113,8 +89,8 @@ def _download_once(scene: RemoteScene, part: Path, settings: FetchSettings, dead
         begin = _range_start(response) if response.status == HTTPStatus.PARTIAL_CONTENT else 0
         if response.status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE or begin not in (0, have):
             memory.unlink(missing_ok=True)  # the next try starts over
-            raise _TransientError(f"{scene} has changed during the download.")
-        length = _content_length(response)
+            raise TransientError(f"{scene} has changed during the download.")
+        length = content_length(response)
         expected = None if length is None else begin + length
         if expected is not None and expected > settings.max_bytes:
             raise _too_large(scene, settings)
@@ -129,7 +105,7 @@ def _download_once(scene: RemoteScene, part: Path, settings: FetchSettings, dead
                     raise _too_large(scene, settings)
                 stream.write(chunk)
     if expected is not None and size != expected:
-        raise _TransientError(f"{scene} ended after {size} of {expected} bytes.")
+        raise TransientError(f"{scene} ended after {size} of {expected} bytes.")
     memory.unlink(missing_ok=True)
     return size
 
@@ -141,7 +117,7 @@ def _answer(
     """The response to a GET after redirects, each of which is checked like the first address."""
     url = scene.url
     wait = dict.fromkeys(("connect", "read", "write", "pool"), settings.timeout_s)
-    with _network_errors(scene), GuardedPool(settings, deadline) as pool:
+    with network_errors(scene), GuardedPool(settings, deadline) as pool:
         for _ in range(_MAX_REDIRECTS + 1):
             target = httpcore.URL(
                 scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path
@@ -165,7 +141,7 @@ def _answer(
 
 
 def _next_hop(url: httpx.URL, response: httpcore.Response, scene: RemoteScene) -> httpx.URL:
-    location = _header(response, b"location")
+    location = header(response, b"location")
     if not location:
         raise TaskError("unreachable", f"{scene} redirects to nowhere.")
     try:
@@ -192,35 +168,13 @@ def _check_status(response: httpcore.Response, scene: RemoteScene) -> None:
             "forbidden",
             f"{scene} may not be read (HTTP {status}); make it public, or give a presigned URL.",
         )
-    if status in _TRANSIENT:
-        raise _TransientError(f"{scene} answered HTTP {status}.", _retry_after(response))
+    if status in TRANSIENT_STATUS:
+        raise TransientError(f"{scene} answered HTTP {status}.", retry_after(response))
     raise TaskError("unreachable", f"{scene} answered HTTP {status} instead of a file.")
 
 
-@contextmanager
-def _network_errors(scene: RemoteScene) -> Iterator[None]:
-    try:
-        yield
-    except httpcore.TimeoutException as error:
-        raise _TransientError(f"{scene} did not answer in time.") from error
-    except (httpcore.NetworkError, httpcore.ProtocolError) as error:
-        if any(isinstance(cause, ssl.SSLCertVerificationError) for cause in _causes(error)):
-            raise TaskError(
-                "unreachable", f"{scene} has a certificate that is not trusted ({error})."
-            ) from error
-        raise _TransientError(
-            f"{scene} cannot be read ({str(error) or type(error).__name__})."
-        ) from error
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
-
-
 def _body(response: httpcore.Response, scene: RemoteScene) -> Iterator[bytes]:
-    encoding = _header(response, b"content-encoding").lower()
+    encoding = header(response, b"content-encoding").lower()
     if encoding not in ("", "identity"):
         raise TaskError(
             "unreachable", f"{scene} is sent with the encoding {encoding}, which was not asked for."
@@ -237,44 +191,19 @@ def _resumable(part: Path, memory: Path) -> tuple[int, str]:
 
 
 def _validator(response: httpcore.Response) -> str:
-    etag = _header(response, b"etag")
+    etag = header(response, b"etag")
     strong = etag if etag and not etag.startswith("W/") else ""
-    return strong or _header(response, b"last-modified")
-
-
-def _header(response: httpcore.Response, name: bytes) -> str:
-    for key, value in response.headers:
-        if key.lower() == name:
-            return value.decode("latin-1").strip()
-    return ""
-
-
-def _content_length(response: httpcore.Response) -> int | None:
-    text = _header(response, b"content-length")
-    return int(text) if text.isdecimal() else None
+    return strong or header(response, b"last-modified")
 
 
 def _range_start(response: httpcore.Response) -> int:
-    first = _header(response, b"content-range").removeprefix("bytes ").partition("-")[0]
+    first = header(response, b"content-range").removeprefix("bytes ").partition("-")[0]
     return int(first) if first.isdecimal() else -1
 
 
 def _total_size(response: httpcore.Response) -> int | None:
-    total = _header(response, b"content-range").rpartition("/")[2]
+    total = header(response, b"content-range").rpartition("/")[2]
     return int(total) if total.isdecimal() else None
-
-
-def _retry_after(response: httpcore.Response) -> float | None:
-    text = _header(response, b"retry-after")
-    if text.isdecimal():
-        return float(text)
-    try:
-        when = parsedate_to_datetime(text)
-    except ValueError:
-        return None
-    if when.tzinfo is None:
-        when = when.replace(tzinfo=dt.UTC)
-    return max(0.0, (when - dt.datetime.now(dt.UTC)).total_seconds())
 
 
 def _too_large(scene: RemoteScene, settings: FetchSettings) -> TaskError:

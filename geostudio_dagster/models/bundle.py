@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from itertools import groupby
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -15,6 +16,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from geostudio_dagster.errors import InvalidRequest
+from geostudio_dagster.models.endpoint import Endpoint
 from geostudio_dagster.storage import sha256_of
 
 MANIFEST = "bundle.yaml"
@@ -22,8 +24,9 @@ NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_-]{0,99}$")
 _LEAST_CLASSES = 2
 _COLOUR = re.compile(r"^#[0-9A-Fa-f]{6}$")
 
-Runtime = Literal["torchscript", "torch_export", "terratorch"]
+RuntimeName = Literal["torchscript", "torch_export", "terratorch", "onnx", "http"]
 TaskKind = Literal["segmentation", "regression"]
+Output = Literal["classes", "probabilities"]
 
 
 # PostgreSQL's JSON cannot hold a NUL character.
@@ -39,9 +42,11 @@ class Band(_Strict):
 
     The model sees ``(pixel * scale + offset - mean) / std`` in float32. ``index`` (0-based)
     finds the band in a scene whose bands have no names; where they have, the name decides.
+    ``modality`` is the key that a multi-modal model takes the band under, such as ``S1GRD``.
     """
 
     name: Text = Field(min_length=1, max_length=64)
+    modality: Text | None = Field(default=None, min_length=1, max_length=64)
     index: int | None = Field(default=None, ge=0)
     scale: float = 1.0
     offset: float = 0.0
@@ -108,9 +113,13 @@ class BundleManifest(_Strict):
     name: str
     title: Text = ""
     description: Text = ""
-    runtime: Runtime
-    weights: str
+    runtime: RuntimeName
+    weights: str = Field(default="", description="The weights' file; an endpoint has none.")
     config: str | None = None
+    files: tuple[str, ...] = Field(
+        default=(), description="Further files, such as the external data of an ONNX model."
+    )
+    endpoint: Endpoint | None = None
     task: TaskKind
     bands: tuple[Band, ...] = Field(min_length=1, max_length=512)
     dates: int = Field(default=1, ge=1, le=64, description="Dates per sample; 1 is single-date.")
@@ -118,6 +127,9 @@ class BundleManifest(_Strict):
     classes: tuple[ClassDefinition, ...] = ()
     ramp: tuple[ColourStop, ...] = ()
     unit: Text = ""
+    output: Output = Field(
+        default="classes", description="Of a segmentation: the class, or a band per class."
+    )
     nodata: float | None = Field(default=None, description="Input nodata where the scene has none.")
     scale_tags: bool | None = Field(
         default=None,
@@ -143,6 +155,13 @@ class BundleManifest(_Strict):
             raise ValueError("must be a file inside the bundle")
         return value
 
+    @field_validator("files")
+    @classmethod
+    def _all_inside(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            cls._inside(name)
+        return value
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.task == "segmentation":
@@ -151,12 +170,53 @@ class BundleManifest(_Strict):
                 raise ValueError("segmentation needs classes with values 0, 1, 2, ... in order")
         elif self.classes:
             raise ValueError("regression takes a ramp, not classes")
+        elif self.output == "probabilities":
+            raise ValueError("output: probabilities is for a segmentation")
+        return self
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
         if self.runtime == "terratorch" and not self.config:
             raise ValueError("terratorch needs config, the tune's configuration file")
-        names = [band.name for band in self.bands]
+        if (self.runtime == "http") != (self.endpoint is not None):
+            raise ValueError("endpoint goes with runtime: http, and with no other")
+        if self.endpoint is None:
+            if not self.weights:
+                raise ValueError("weights must name the model's file")
+            return self
+        if self.weights or self.config:
+            raise ValueError("an endpoint has its own weights; leave out weights and config")
+        if self.modalities:
+            raise ValueError("an endpoint takes one tensor, not modalities")
+        if self.endpoint.payload == "pooling" and (
+            self.task != "segmentation" or self.output == "probabilities" or self.dates > 1
+        ):
+            raise ValueError("a pooling endpoint gives classes of a single date, nothing else")
+        return self
+
+    @model_validator(mode="after")
+    def _named(self) -> Self:
+        names = [(band.modality, band.name) for band in self.bands]
         if len(set(names)) != len(names):
             raise ValueError("band names must differ")
+        keys = [key for key, _ in groupby(band.modality for band in self.bands)]
+        if keys != [None] and None in keys:
+            raise ValueError("either every band has a modality, or none")
+        if len(set(keys)) != len(keys):
+            raise ValueError("the bands of a modality must stand together")
         return self
+
+    @property
+    def modalities(self) -> dict[str, tuple[Band, ...]]:
+        """Bands by modality, in order; empty for a model that takes one tensor."""
+        groups = groupby(self.bands, key=lambda band: band.modality)
+        return {key: tuple(bands) for key, bands in groups if key is not None}
+
+    @property
+    def all_files(self) -> tuple[str, ...]:
+        """Names of all files of the bundle, the manifest first."""
+        named = filter(None, (self.weights, self.config, *self.files))
+        return tuple(dict.fromkeys((MANIFEST, *named)))
 
     @property
     def scaled_by_tags(self) -> bool:
@@ -220,7 +280,7 @@ def load_bundle(folder: Path) -> Bundle:
         raise InvalidRequest(
             f"{MANIFEST}: {where}", str(first["msg"]), "mend the manifest"
         ) from error
-    for name in filter(None, (manifest.weights, manifest.config)):
+    for name in manifest.all_files:
         if not (folder / name).is_file():
             raise InvalidRequest("model", f"{folder} lacks {name}", "put the file into the bundle")
     return Bundle(folder=folder, manifest=manifest, digest=_digest(folder, manifest))
@@ -228,6 +288,6 @@ def load_bundle(folder: Path) -> Bundle:
 
 def _digest(folder: Path, manifest: BundleManifest) -> str:
     digest = hashlib.sha256()
-    for name in sorted({MANIFEST, manifest.weights, *filter(None, [manifest.config])}):
+    for name in sorted(manifest.all_files):
         digest.update(f"{name}\0{sha256_of(folder / name)}\n".encode())
     return digest.hexdigest()

@@ -10,30 +10,32 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from geostudio_dagster.models.bundle import Bundle
+from geostudio_dagster.models.contract import InputSpec
+from geostudio_dagster.models.modules import TorchRuntime
 
 
-def load_scripted(bundle: Bundle, device: str) -> tuple[nn.Module, int | None]:
+def load_scripted(bundle: Bundle, device: str) -> TorchRuntime:
     """A TorchScript archive; takes any batch size."""
     with warnings.catch_warnings():
         # torch deprecates TorchScript, but users have such files.
         warnings.simplefilter("ignore", DeprecationWarning)
         path = str(bundle.weights_path)
         module = torch.jit.load(path, map_location=device)  # type: ignore[no-untyped-call]
-    return module.eval(), None
+    return TorchRuntime(module.eval(), InputSpec.of(bundle.manifest), device)
 
 
-def load_exported(bundle: Bundle, device: str) -> tuple[nn.Module, int | None]:
-    """A torch.export program, and its batch size if it was exported with a fixed one."""
+def load_exported(bundle: Bundle, device: str) -> TorchRuntime:
+    """A torch.export program; it may have been exported with a fixed batch size."""
     _refuse_pickles(bundle.weights_path)
     program = torch.export.load(str(bundle.weights_path))
     if device != "cpu":
         from torch.export.passes import move_to_device_pass
 
         program = move_to_device_pass(program, device)
-    return program.module(), _batch_size(program)
+    spec = InputSpec.of(bundle.manifest)
+    return TorchRuntime(program.module(), spec, device, _batch_size(program))
 
 
 def _batch_size(program: torch.export.ExportedProgram) -> int | None:

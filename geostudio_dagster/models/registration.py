@@ -13,7 +13,7 @@ from uuid import uuid4
 from geostudio_dagster.catalog import ModelRecord
 from geostudio_dagster.errors import InvalidRequest
 from geostudio_dagster.installation import Installation
-from geostudio_dagster.models.bundle import MANIFEST, Bundle, load_bundle
+from geostudio_dagster.models.bundle import Bundle, load_bundle
 
 
 def register_bundle(installation: Installation, folder: Path, owner: str) -> ModelRecord:
@@ -44,7 +44,7 @@ def _copy(installation: Installation, bundle: Bundle, target: Path) -> None:
     name, writer = f"model-{bundle.digest}", uuid4().hex
     scratch = installation.storage.scratch(name, writer)
     try:
-        for file in (MANIFEST, bundle.manifest.weights, *filter(None, [bundle.manifest.config])):
+        for file in bundle.manifest.all_files:
             (scratch / file).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(bundle.folder / file, scratch / file)
             with (scratch / file).open("rb") as stream:

@@ -17,6 +17,8 @@ from torch import nn
 
 from geostudio_dagster.errors import TaskError
 from geostudio_dagster.models.bundle import Bundle
+from geostudio_dagster.models.contract import InputSpec
+from geostudio_dagster.models.modules import TorchRuntime
 from geostudio_dagster.models.torchvision_ops import ensure_torchvision
 
 _DEFAULT_TASKS = {
@@ -27,7 +29,7 @@ _TASKS = "terratorch.tasks"
 _WEIGHTS = "model."
 
 
-def load_terratorch(bundle: Bundle, device: str) -> tuple[nn.Module, int | None]:
+def load_terratorch(bundle: Bundle, device: str) -> TorchRuntime:
     """Build the tune's network and put the checkpoint's weights into it.
 
     Raises:
@@ -48,7 +50,7 @@ def load_terratorch(bundle: Bundle, device: str) -> tuple[nn.Module, int | None]
             "model_unusable",
             f"{bundle.manifest.weights} does not fit the model in {path.name}: {detail}",
         ) from error
-    return network.eval().to(device), None
+    return TorchRuntime(network.eval().to(device), InputSpec.of(bundle.manifest), device)
 
 
 def _model_section(path: Path) -> dict[str, Any]:

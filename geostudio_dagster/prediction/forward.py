@@ -47,8 +47,8 @@ def plan_forward(options: PredictOptions, model: Model) -> ForwardPlan:
     gpu = model.device.startswith("cuda")
     cores = usable_cores()
     # One-thread workers share no barrier, so a busy neighbour slows them by its share only.
-    workers = options.workers or (1 if gpu or cores > _FEW_CORES else cores)
-    bfloat16 = options.precision == "auto" and _has_bfloat16(model.device)
+    workers = options.workers or model.concurrency or (1 if gpu or cores > _FEW_CORES else cores)
+    bfloat16 = options.precision == "auto" and model.autocasts and _has_bfloat16(model.device)
     usual = _GPU_BATCH if gpu else _CPU_BATCH["bfloat16" if bfloat16 else "float32"]
     return ForwardPlan(
         device=model.device,

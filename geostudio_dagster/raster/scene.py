@@ -217,12 +217,15 @@ class Scene:
     def _choose(self, manifest: BundleManifest) -> tuple[Channel, ...]:
         channels: list[Channel] = []
         for files in self._dates(manifest):
-            places = [(number, band) for number in files for band in self._bands(number)]
-            names = [_band_name(self._files[number], band) for number, band in places]
-            scene = " and ".join(Path(self.paths[number]).name for number in files)
-            chosen = choose_bands(manifest.bands, names, scene)
-            for wanted, place in zip(manifest.bands, chosen, strict=True):
-                channels.append(self._channel(manifest, wanted, *places[place]))
+            for part, wanted in _parts(files, manifest):
+                places = [(number, band) for number in part for band in self._bands(number)]
+                names = [_band_name(self._files[number], band) for number, band in places]
+                scene = " and ".join(Path(self.paths[number]).name for number in part)
+                chosen = choose_bands(wanted, names, scene)
+                channels += [
+                    self._channel(manifest, band, *places[place])
+                    for band, place in zip(wanted, chosen, strict=True)
+                ]
         return tuple(channels)
 
     def _dates(self, manifest: BundleManifest) -> list[range]:
@@ -277,6 +280,19 @@ class Scene:
 
 def _paths(source: Source) -> tuple[Path | str, ...]:
     return (source,) if isinstance(source, str | Path) else tuple(source)
+
+
+def _parts(
+    files: range, manifest: BundleManifest
+) -> list[tuple[Sequence[int], tuple[Band, ...]]]:
+    """Files of one date, and the bands to look for in them.
+
+    As many files as the model has modalities are one per modality, in the manifest's order.
+    """
+    modalities = tuple(manifest.modalities.values())
+    if len(modalities) < 2 or len(files) != len(modalities):  # noqa: PLR2004
+        return [(files, manifest.bands)]
+    return [((number,), bands) for number, bands in zip(files, modalities, strict=True)]
 
 
 def _stamp(path: Path | str) -> tuple[int, int, int] | None:

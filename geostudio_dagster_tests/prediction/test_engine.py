@@ -236,6 +236,8 @@ def test_patches_that_would_leave_gaps_are_refused(
 def test_out_of_memory_halves_the_batch_and_goes_on(
     tmp_path: Path, scene: Path, segmentation: Bundle
 ) -> None:
+    from geostudio_dagster.models.contract import InputSpec
+    from geostudio_dagster.models.modules import TorchRuntime
     from geostudio_dagster.models.runtime import Model
     from geostudio_dagster.prediction.batches import Batch, Patch
     from geostudio_dagster.prediction.forward import ForwardPass, ForwardPlan
@@ -250,7 +252,7 @@ def test_out_of_memory_halves_the_batch_and_goes_on(
                 raise torch.OutOfMemoryError("too much")
             return x
 
-    model = Model(SmallMemory(), 1, None, "cpu", 1, binary=False)
+    model = Model(TorchRuntime(SmallMemory(), InputSpec(1, 4, (("", 1),)), "cpu"))
     plan = ForwardPlan("cpu", bfloat16=False, batch_size=5, workers=1, threads=1)
     pixels = np.random.default_rng(0).normal(size=(5, 1, 4, 4)).astype(np.float32)
     batch = Batch(pixels, [Patch(0, n) for n in range(5)], used=5)
