@@ -6,6 +6,7 @@ disk or the network; folders are made by whoever writes to them.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -105,6 +106,63 @@ class KubernetesSettings(BaseModel):
     )
 
 
+class ScriptLimits(BaseModel):
+    """What one run of a user's script may use; a processor's own wishes only lower these."""
+
+    model_config = ConfigDict(frozen=True)
+
+    cpu_s: float = Field(default=1800.0, gt=0, description="CPU time of all its processes.")
+    wall_s: float = Field(default=1800.0, gt=0, description="Longest run.")
+    memory_bytes: int = Field(default=4 * 1024**3, ge=64 * 1024**2, description="Of all processes.")
+    file_bytes: int = Field(default=4 * 1024**3, gt=0, description="Largest file it may write.")
+    output_bytes: int = Field(default=8 * 1024**3, gt=0, description="All that it leaves.")
+    output_files: int = Field(default=200, ge=1, description="Files that it may leave.")
+    open_files: int = Field(default=256, ge=32, description="Open files per process.")
+    processes: int = Field(default=64, ge=8, description="Processes and threads at a time.")
+    temporary_bytes: int = Field(default=256 * 1024**2, gt=0, description="Size of its /tmp.")
+    log_bytes: int = Field(default=1024**2, ge=4096, description="Kept of what it prints.")
+
+    def lowered(self, wishes: Mapping[str, float]) -> ScriptLimits:
+        """These limits where ``wishes`` (by field name) asks for no less.
+
+        Raises:
+            InvalidRequest: a wish names no limit, or is not a positive number.
+        """
+        if unknown := sorted(set(wishes) - set(ScriptLimits.model_fields)):
+            known = ", ".join(ScriptLimits.model_fields)
+            raise InvalidRequest(f"limits.{unknown[0]}", "there is no such limit", f"use {known}")
+        merged = self.model_dump()
+        merged |= {name: min(merged[name], wish) for name, wish in wishes.items()}
+        try:
+            return ScriptLimits(**merged)
+        except ValidationError as error:
+            first = error.errors(include_input=False)[0]
+            field = f"limits.{first['loc'][0]}"
+            raise InvalidRequest(field, str(first["msg"]), "ask for more") from error
+
+
+class ProcessorSettings(BaseModel):
+    """How users' Python scripts are checked and run."""
+
+    model_config = ConfigDict(frozen=True)
+
+    isolation: Literal["auto", "bubblewrap", "rlimits"] = Field(
+        default="auto",
+        description="auto is bubblewrap, or refusal where it does not work; rlimits accepts that "
+        "a script sees the network and the files of this account.",
+    )
+    max_script_bytes: int = Field(default=10_000_000, gt=0, description="Largest script.")
+    allow_dependencies: bool = Field(
+        default=False, description="Whether scripts may declare packages (PEP 723)."
+    )
+    index_url: str | None = Field(default=None, description="Package index instead of pip's own.")
+    wheel_folder: Path | None = Field(
+        default=None, description="Take packages from this folder only, without any index."
+    )
+    parallel: int = Field(default=2, ge=1, description="Tasks of a shard that run side by side.")
+    limits: ScriptLimits = ScriptLimits()
+
+
 class Settings(BaseSettings):
     """Everything that differs between a laptop and a cluster."""
 
@@ -134,6 +192,7 @@ class Settings(BaseSettings):
     gateway: GatewaySettings = GatewaySettings()
     kubernetes: KubernetesSettings = KubernetesSettings()
     geoserver: GeoServerSettings | None = None
+    processors: ProcessorSettings = ProcessorSettings()
 
     @field_validator("data_folder")
     @classmethod
@@ -154,6 +213,11 @@ class Settings(BaseSettings):
     def model_root(self) -> Path:
         """Folder of registered bundles, one sub-folder per digest."""
         return self.data_folder / "models"
+
+    @property
+    def processor_root(self) -> Path:
+        """Folder of what users' processors need besides artifacts: their packages."""
+        return self.data_folder / "processors"
 
     @property
     def inbox(self) -> Path:
