@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from geostudio_dagster.catalog import ArtifactRecord, LayerRecord, TaskRecord
+from geostudio_dagster.catalog.states import PUSH
 from geostudio_dagster.errors import GeostudioError, NotFound
 from geostudio_dagster.installation import Installation
 from geostudio_dagster.models.bundle import BundleManifest
+from geostudio_dagster.pipeline import steplog
 from geostudio_dagster.pipeline.mosaics import Granule, join_parts
 from geostudio_dagster.pipeline.stage import heartbeat, now
 from geostudio_dagster.publish import styles
@@ -21,6 +24,8 @@ from geostudio_dagster.publish.geoserver_rest import GeoServerError
 from geostudio_dagster.publish.layers import union, with_shares
 from geostudio_dagster.publish.sld import style_document
 from geostudio_dagster.settings import GeoServerSettings
+
+log = logging.getLogger(__name__)
 
 
 class PublishDeferred(GeostudioError):
@@ -48,23 +53,15 @@ def publish_request(installation: Installation, request_id: str, run_id: str) ->
         PublishDeferred: GeoServer or the storage failed; the catalog knows when to try again.
     """
     catalog = installation.catalog
+    header = f"{PUSH}, run {run_id}, {now():%F %T} UTC"
     with heartbeat(installation, run_id):
         catalog.begin_publish(request_id, run_id)
-        try:
-            layers = list(_publish_layers(installation, request_id, run_id))
-        except (GeoServerError, OSError) as error:
-            shards = installation.settings.shards
-            catalog.defer_publish(
-                request_id,
-                str(error),
-                now(),
-                shards.retry_delay_s,
-                shards.max_attempts,
-                run_id=run_id,
-            )
-            raise PublishDeferred(str(error)) from error
-        catalog.record_layers(request_id, layers, run_id=run_id)
-        request = catalog.finish_publish(request_id, run_id=run_id)
+        key = steplog.request_log_key(request_id, PUSH)
+        with steplog.recording(installation.storage, key, header):
+            layers = _publish_all(installation, request_id, run_id)
+            catalog.record_layers(request_id, layers, run_id=run_id)
+            request = catalog.finish_publish(request_id, run_id=run_id)
+            log.info("the request is %s", request.status)
     counts = catalog.summary(request_id).tasks_by_status
     return Published(
         status=str(request.status),
@@ -74,6 +71,23 @@ def publish_request(installation: Installation, request_id: str, run_id: str) ->
         finished=counts.get("FINISHED", 0),
         failed=counts.get("FAILED", 0),
     )
+
+
+def _publish_all(installation: Installation, request_id: str, run_id: str) -> list[LayerRecord]:
+    try:
+        return list(_publish_layers(installation, request_id, run_id))
+    except (GeoServerError, OSError) as error:
+        log.warning("publishing failed, to be tried again: %s", error)
+        shards = installation.settings.shards
+        installation.catalog.defer_publish(
+            request_id,
+            str(error),
+            now(),
+            shards.retry_delay_s,
+            shards.max_attempts,
+            run_id=run_id,
+        )
+        raise PublishDeferred(str(error)) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +190,7 @@ def _publish(installation: Installation, draft: _Draft) -> LayerRecord:
         uri = _to_geoserver(installation, settings.geoserver, draft)
     else:
         uri = f"{settings.gateway_url}/layers/{draft.request_id}/{draft.name}"
+    log.info("layer %s of %d granules: %s", draft.name, len(draft.granules), uri)
     return LayerRecord(
         request_id=draft.request_id,
         name=draft.name,

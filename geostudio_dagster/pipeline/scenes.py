@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+
 from geostudio_dagster.catalog import ArtifactRecord, TaskRecord
 from geostudio_dagster.connectors.url import bring, verify_unchanged
 from geostudio_dagster.installation import Installation
 from geostudio_dagster.pipeline.stage import StepOutput, WorkContext
+
+log = logging.getLogger(__name__)
 
 # Downloads wait for the network, not for a core.
 DOWNLOADS_AT_ONCE = 8
@@ -24,6 +28,9 @@ def bring_scene(task: TaskRecord, context: WorkContext) -> StepOutput:
         manifest=place.bundle(place.catalog.model(request.model_id)).manifest,
         planned_size=task.scene_size,
     )
+    header = scene.header
+    size = f"{header.width} x {header.height} pixels, {header.dtype}"
+    log.info("scene %s: %s, bands %s, %s", scene.url, size, ", ".join(header.bands), header.crs)
     artifact = ArtifactRecord(
         owner_id=task.id,
         name="scene",

@@ -18,6 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from geostudio_dagster.catalog import ArtifactRecord, StepStatus, TaskRecord
 from geostudio_dagster.errors import Cancelled, LeaseLost, TaskError
 from geostudio_dagster.installation import Installation
+from geostudio_dagster.pipeline import steplog
 from geostudio_dagster.storage import task_key
 
 log = logging.getLogger(__name__)
@@ -145,11 +146,23 @@ class _StageRun:
 
     def do(self, task: TaskRecord) -> TaskOutcome:
         """Work one task and record how it ended."""
-        catalog, storage = self.installation.catalog, self.installation.storage
         if self.stop():
             return TaskOutcome(task, "cancelled")
-        if not catalog.start_step(task.id, self.process_id, self.run_id):
+        if not self.installation.catalog.start_step(task.id, self.process_id, self.run_id):
             return TaskOutcome(task, "lost", error="Another run took this task over.")
+        key = steplog.step_log_key(task.request_id, task.id, self.process_id)
+        with steplog.recording(self.installation.storage, key, self._header(task)):
+            outcome = self._attempt(task)
+            _tell(outcome)
+        return outcome
+
+    def _header(self, task: TaskRecord) -> str:
+        step = task.step(self.process_id)
+        attempt = step.attempts + step.crashes + 1
+        return f"{self.process_id}, attempt {attempt}, run {self.run_id}, {now():%F %T} UTC"
+
+    def _attempt(self, task: TaskRecord) -> TaskOutcome:
+        storage = self.installation.storage
         scratch_name = f"{task.id}-{self.process_id}"
         try:
             return self._work(task, storage.scratch(scratch_name, self.run_id))
@@ -211,6 +224,18 @@ class _StageRun:
             return TaskOutcome(task, "lost", error=str(lost))
         state = "failed" if status == StepStatus.FAILED else "retry"
         return TaskOutcome(task, state, error=str(error))
+
+
+def _tell(outcome: TaskOutcome) -> None:
+    """The last line of an attempt's log."""
+    if outcome.state == "finished":
+        files = [f"{a.name} ({a.size or 0} bytes)" for a in outcome.artifacts]
+        message = f"finished: {', '.join(files) or 'nothing to keep'}"
+    elif outcome.state == "retry":
+        message = f"failed, to be tried again: {outcome.error}"
+    else:
+        message = f"{outcome.state}: {outcome.error}" if outcome.error else outcome.state
+    log.info("%s", message, extra={"last_word": True})
 
 
 class _StopSign:

@@ -8,6 +8,7 @@ worked in panels, each of which is a window of the scene's one patch grid.
 from __future__ import annotations
 
 import importlib.metadata
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
     from geostudio_dagster.prediction.blend import Blender
     from geostudio_dagster.prediction.forward import ForwardPlan
     from geostudio_dagster.prediction.output import PredictionFile
+
+log = logging.getLogger(__name__)
 
 _GDAL_CACHE = 32 * 1024**2  # bytes, unlike the environment variable, which is in megabytes
 _STAGES = ("model", "read", "normalise", "stall", "forward", "blend", "write", "cog")
@@ -90,6 +93,17 @@ def predict(
         with clock.measure("model"):
             model = loaded(bundle, choose_device(options))
         plan = plan_forward(options, model)
+        log.info(
+            "model %s on %s, %s, batches of %d, %d x %d threads; %d x %d pixels to predict",
+            bundle.manifest.name,
+            plan.device,
+            plan.dtype,
+            plan.batch_size,
+            plan.workers,
+            plan.threads,
+            core.width,
+            core.height,
+        )
         run = _Run(
             scene,
             core,
@@ -108,7 +122,12 @@ def predict(
                 write_cog(path, target, output.overviews, threads=min(usable_cores(), 4))
         finally:
             path.unlink(missing_ok=True)
-        return run.report(output)
+        report = run.report(output)
+        stages = ", ".join(f"{name} {seconds:.2f}" for name, seconds in report.seconds.items())
+        log.info(
+            "%d patches, %d skipped; seconds: %s", report.patches, report.skipped_patches, stages
+        )
+        return report
 
 
 class _Run:
@@ -255,11 +274,15 @@ class _Progressing:
         self._progress = progress
         self._done = 0
         self._all = core.width * core.height
+        self._told = 0
 
     def write(self, box: Box, blended: Tensor, valid: NDArray[np.bool_]) -> None:
         """Write the rows and count them."""
         self._output.write(box, blended, valid)
         self._done += box.width * box.height
+        if (tenths := 10 * self._done // self._all) > self._told:
+            self._told = tenths
+            log.info("predicted %d %%", 10 * tenths)
         if self._progress:
             self._progress(self._done, self._all)
 

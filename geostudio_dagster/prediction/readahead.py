@@ -6,6 +6,7 @@ import queue
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import copy_context
 from dataclasses import dataclass
 
 from geostudio_dagster.prediction.batches import Batch
@@ -61,7 +62,9 @@ def read_ahead(batches: Iterator[Batch], clock: StageClock) -> Iterator[Iterator
                 return
             yield item
 
-    thread = threading.Thread(target=work, name="read-ahead", daemon=True)
+    # In a copy of this context, so that what reading logs is told from what other tasks log.
+    reading = copy_context().run
+    thread = threading.Thread(target=reading, args=(work,), name="read-ahead", daemon=True)
     thread.start()
     try:
         yield arriving()
