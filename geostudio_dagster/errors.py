@@ -27,6 +27,10 @@ class NotFound(GeostudioError):
     """A request, task, model or artifact that the catalog does not hold."""
 
 
+class Forbidden(GeostudioError):
+    """Something that is known to the one who asks, but that only others may do."""
+
+
 class Unavailable(GeostudioError):
     """The catalog or the data folder is out of reach; nothing was written."""
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from geostudio_dagster.catalog.accounts import Accounts
 from geostudio_dagster.catalog.artifacts import Artifacts
 from geostudio_dagster.catalog.claims import Claims
 from geostudio_dagster.catalog.dispatch import Dispatch
+from geostudio_dagster.catalog.groups import Groups
 from geostudio_dagster.catalog.heartbeats import Heartbeats
 from geostudio_dagster.catalog.processors import Processors
 from geostudio_dagster.catalog.publishing import Publishing
@@ -27,11 +29,14 @@ class Catalog(
     Stopping,
     Tasks,
     Artifacts,
+    Accounts,
+    Groups,
 ):
     """Requests, tasks and what became of them, in SQLite or PostgreSQL.
 
     In the order of a request's life: :class:`Registry` (its model), :class:`Requests` (written
     and planned), :class:`Dispatch` (its shards go to runs), :class:`Claims` (a run works the
     steps), :class:`Publishing` (layers), with :class:`Stopping` (cancel, retry) and
-    :class:`Reopenings` at any time; :class:`Tasks` and :class:`Artifacts` tell how it stands.
+    :class:`Reopenings` at any time; :class:`Tasks` and :class:`Artifacts` tell how it stands;
+    :class:`Accounts` and :class:`Groups` are the people who ask.
     """

@@ -2,29 +2,36 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from urllib.parse import urlsplit
 
-from fastapi import FastAPI, Request
-from fastapi.responses import HTMLResponse, JSONResponse, Response
+from fastapi import FastAPI
 from fastapi.staticfiles import StaticFiles
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from geostudio_dagster import __version__
-from geostudio_dagster.errors import NotFound
-from geostudio_dagster.gateway import files, health, layers, maps
+from geostudio_dagster.gateway import documentation, files, health, layers, maps
+from geostudio_dagster.gateway.addresses import Addresses
 from geostudio_dagster.gateway.headers import SecurityHeaders
+from geostudio_dagster.gateway.limits import Limits
 from geostudio_dagster.gateway.place import GatewayPlace
-from geostudio_dagster.settings import Settings
+from geostudio_dagster.gateway.problems import handle_problems
+from geostudio_dagster.gateway.v2 import router as v2
+from geostudio_dagster.settings import Settings, read_settings
+
+log = logging.getLogger(__name__)
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
     """The gateway over the installation that ``settings`` (default: the environment) describe."""
-    settings = settings or Settings()
+    settings = settings or read_settings()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        if settings.gateway.auth == "off":
+            log.warning("Authentication is off: whoever reaches this port may do everything.")
         place = GatewayPlace.open(settings)
         app.state.place = place
         try:
@@ -34,28 +41,34 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     app = FastAPI(
         title="geostudio_dagster gateway",
+        description="Geospatial model predictions: GEOStudio's REST API, maps, layers and files.",
         version=__version__,
         lifespan=lifespan,
-        # The interactive documentation loads its scripts from the internet.
+        # FastAPI's own page loads its scripts from the internet; ours is in documentation.
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,
     )
-    app.add_middleware(SecurityHeaders)
-    # A page elsewhere whose name is made to resolve to this machine must read nothing here.
-    app.add_middleware(TrustedHostMiddleware, allowed_hosts=_hosts(settings))
-    app.add_exception_handler(NotFound, _not_found)
-    for router in (health.router, layers.router, maps.router, files.router):
+    _add_middlewares(app, settings)
+    handle_problems(app)
+    plain = (health.router, layers.router, maps.router, files.router, documentation.router)
+    for router in (v2.router, *plain):
         app.include_router(router)
     app.mount("/static", StaticFiles(directory=maps.STATIC), name="static")
+    app.openapi = lambda: documentation.describe(app)  # type: ignore[method-assign]
     return app
+
+
+def _add_middlewares(app: FastAPI, settings: Settings) -> None:
+    """From the inside out: the last one sees a request first."""
+    app.add_middleware(Limits, settings=settings.gateway)
+    app.add_middleware(Addresses)
+    # A page elsewhere whose name is made to resolve to this machine must read nothing here.
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=_hosts(settings))
+    app.add_middleware(SecurityHeaders)
 
 
 def _hosts(settings: Settings) -> list[str]:
     public = urlsplit(settings.gateway_url).hostname
-    return ["127.0.0.1", "localhost", "[::1]", *([public] if public else [])]
-
-
-def _not_found(request: Request, error: Exception) -> Response:
-    if request.url.path.startswith("/maps/"):
-        return HTMLResponse(maps.missing_page(str(error)), status_code=404)
-    return JSONResponse({"detail": str(error)}, status_code=404)
+    known = ["127.0.0.1", "localhost", "[::1]", *settings.gateway.allowed_hosts]
+    return [*known, *([public] if public else [])]

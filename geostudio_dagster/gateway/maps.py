@@ -17,9 +17,7 @@ router = APIRouter(tags=["maps"])
 
 _HERE = Path(__file__).parent
 STATIC = _HERE / "static"
-_pages = Environment(
-    loader=FileSystemLoader(_HERE / "templates"), autoescape=True, trim_blocks=True
-)
+pages = Environment(loader=FileSystemLoader(_HERE / "templates"), autoescape=True, trim_blocks=True)
 _MAPLIBRE_FILES = {
     "maplibre-gl.js": "text/javascript; charset=utf-8",
     "maplibre-gl.css": "text/css; charset=utf-8",
@@ -30,7 +28,7 @@ _MAPLIBRE_FILES = {
 def map_page(request_id: str, place: Place) -> HTMLResponse:
     """The request on a map: input and prediction, legend, opacity, comparison, values."""
     record = place.catalog.request(request_id)
-    page = _pages.get_template("map.html").render(
+    page = pages.get_template("map.html").render(
         request_id=record.id, title=record.spec.get("name") or f"Request {record.id}"
     )
     return HTMLResponse(page, headers={"Cache-Control": "no-cache"})
@@ -50,7 +48,7 @@ def maplibre_file(name: str) -> FileResponse:
 
 def missing_page(problem: str) -> str:
     """A page that says what is not there."""
-    return _pages.get_template("missing.html").render(problem=problem)
+    return pages.get_template("missing.html").render(problem=problem)
 
 
 @cache

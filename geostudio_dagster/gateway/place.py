@@ -11,36 +11,50 @@ from fastapi import Depends, Request
 from geostudio_dagster.catalog import Catalog
 from geostudio_dagster.gateway.early import layers_of
 from geostudio_dagster.gateway.shelf import LayerShelf
+from geostudio_dagster.gateway.signing import Signer
+from geostudio_dagster.gateway.tokens import TokenVerifier
+from geostudio_dagster.installation import Installation
 from geostudio_dagster.settings import Settings
 from geostudio_dagster.storage import LocalStorage
 
 
 @dataclass(frozen=True)
 class GatewayPlace:
-    """Settings, catalog, storage and the layers being looked at."""
+    """Settings, catalog, storage, the layers being looked at, and what proves who asks."""
 
     settings: Settings
     catalog: Catalog
     storage: LocalStorage
     shelf: LayerShelf
+    installation: Installation
+    signer: Signer
+    tokens: TokenVerifier
 
     @classmethod
     def open(cls, settings: Settings) -> GatewayPlace:
-        """Open the installation, making its catalog where there is none yet."""
-        settings.data_folder.mkdir(parents=True, exist_ok=True)
-        catalog = Catalog.open(settings.catalog_url)
-        catalog.migrate()
-        storage = LocalStorage(settings.storage_root)
+        """Open the installation, making its catalog where there is none yet.
 
-        shelf = LayerShelf(partial(layers_of, catalog), storage)
-        return cls(settings, catalog, storage, shelf)
+        Raises:
+            Unavailable: the data folder cannot be made, or the catalog does not answer.
+        """
+        installation = Installation.open(settings)
+        catalog, storage = installation.catalog, installation.storage
+        return cls(
+            settings,
+            catalog,
+            storage,
+            LayerShelf(partial(layers_of, catalog), storage),
+            installation,
+            Signer.open(settings),
+            TokenVerifier(settings.gateway),
+        )
 
     def close(self) -> None:
         """Give the catalog's connections back."""
         self.catalog.close()
 
 
-def place_of(request: Request) -> GatewayPlace:
+async def place_of(request: Request) -> GatewayPlace:
     """The application's place, as a dependency of routes."""
     place: GatewayPlace = request.app.state.place
     return place

@@ -227,9 +227,10 @@ def test_unknown_layers_and_requests_say_what_there_is(
 ) -> None:
     answer = client.get(f"/layers/{REQUEST}/nothing/tiles/0/0/0.png")
     assert answer.status_code == 404
-    assert answer.json() == {
-        "detail": f"Request {REQUEST} has no layer nothing (its layers: input_rgb, pred)."
-    }
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.json()["detail"] == (
+        f"Request {REQUEST} has no layer nothing (its layers: input_rgb, pred)."
+    )
     missing = client.get("/layers/no-such-request")
     assert missing.status_code == 404
     assert "no-such-request" in missing.json()["detail"]

@@ -224,9 +224,9 @@ def messages() -> None:
 
 
 def requests() -> None:
-    text = {"nullable": False, "server_default": ""}
-    op.add_column("requests", sa.Column("name", sa.String(length=200), **text))
-    op.add_column("requests", sa.Column("location", sa.String(length=200), **text))
+    for name in ("name", "location"):
+        column = sa.Column(name, sa.String(length=200), nullable=False, server_default="")
+        op.add_column("requests", column)
     op.add_column("requests", sa.Column("card_id", sa.String(length=100), nullable=True))
     op.add_column("requests", sa.Column("tune_id", sa.String(length=100), nullable=True))
     op.add_column(
@@ -249,11 +249,11 @@ def requests() -> None:
     op.create_index(
         "ix_requests_card_id_created_at_id", "requests", ["card_id", "created_at", "id"]
     )
-    partial = {"sqlite_where": LIVE, "postgresql_where": LIVE}
-    op.create_index("ix_requests_live", "requests", ["created_at", "id"], **partial)
-    op.create_index(
-        "ix_requests_live_of_owner", "requests", ["owner", "created_at", "id"], **partial
-    )
+    for name, columns in (
+        ("ix_requests_live", ["created_at", "id"]),
+        ("ix_requests_live_of_owner", ["owner", "created_at", "id"]),
+    ):
+        op.create_index(name, "requests", columns, sqlite_where=LIVE, postgresql_where=LIVE)
     op.create_index(
         "ix_requests_deleted_at",
         "requests",
@@ -283,11 +283,12 @@ def cards_of_registered_models() -> None:
         newest[row.name] = max(row.version, newest.get(row.name, 0))
     for row in rows:
         created: dt.datetime = row.created_at
+        plain = row.name.lower().replace("_", "-")[:30]
         op.execute(
             sa.insert(cards).values(
                 id=row.id,
                 display_name=row.name[:100],
-                internal_name=f"{row.name.lower().replace('_', '-')[:30]}-v{row.version}-{row.id[:8]}",
+                internal_name=f"{plain}-v{row.version}-{row.id[:8]}",
                 version=row.version,
                 latest=row.version == newest[row.name],
                 sharable=True,

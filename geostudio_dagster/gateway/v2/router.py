@@ -1,0 +1,21 @@
+"""The API's routes, assembled: each module has a ``router``; all of them ask who is there."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Depends
+
+from geostudio_dagster.gateway.principal import principal_of
+from geostudio_dagster.gateway.problems import responses
+from geostudio_dagster.gateway.v2 import groups, keys
+
+_MODULES = (
+    keys,
+    groups,
+)
+# Addresses that prove themselves otherwise, as signed links do, are in an ``open_router``.
+
+router = APIRouter(prefix="/v2", responses=responses(401, 413, 415, 422, 503))
+for _module in _MODULES:
+    router.include_router(_module.router, dependencies=[Depends(principal_of)])
+    if hasattr(_module, "open_router"):
+        router.include_router(_module.open_router)
