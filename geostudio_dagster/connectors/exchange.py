@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import logging
 import ssl
 import time
 from collections.abc import Iterator
@@ -13,6 +14,8 @@ import httpcore
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt
 
 from geostudio_dagster.errors import TaskError
+
+log = logging.getLogger(__name__)
 
 TRANSIENT_STATUS = (408, 425, 429, 500, 502, 503, 504)
 _FIRST_WAIT_S = 0.5
@@ -37,6 +40,7 @@ def retrying(attempts: int, deadline: float) -> Retrying:
         stop=stop_after_attempt(attempts),
         retry=retry_if_exception(lambda error: _worth_retrying(error, deadline)),
         wait=_pause,
+        before_sleep=_tell_of_the_pause,
         reraise=True,
     )
 
@@ -100,6 +104,11 @@ def _worth_retrying(error: BaseException, deadline: float) -> bool:
     if not isinstance(error, TransientError) or (error.after or 0) > _LONGEST_WAIT_S:
         return False
     return time.monotonic() + (error.after or 0) < deadline
+
+
+def _tell_of_the_pause(state: RetryCallState) -> None:
+    error = state.outcome.exception() if state.outcome else None
+    log.info("try %d: %s Next try in %.1f s.", state.attempt_number, error, _pause(state))
 
 
 def _pause(state: RetryCallState) -> float:

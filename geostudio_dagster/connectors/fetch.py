@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,6 +32,8 @@ from geostudio_dagster.connectors.guard import GuardedPool
 from geostudio_dagster.errors import TaskError
 from geostudio_dagster.settings import FetchSettings
 
+log = logging.getLogger(__name__)
+
 _MAX_REDIRECTS = 5
 _REDIRECTS = (301, 302, 303, 307, 308)
 
@@ -45,9 +48,13 @@ def download(scene: RemoteScene, part: Path, settings: FetchSettings) -> int:
         TaskError: ``not_found``, ``forbidden``, ``forbidden_address``, ``too_large``, or
             ``unreachable`` (retryable where another try may help).
     """
-    deadline = time.monotonic() + settings.total_timeout_s
+    started = time.monotonic()
+    deadline = started + settings.total_timeout_s
     again = retrying(settings.attempts, deadline)
-    return int(again(_download_once, scene, part, settings, deadline))
+    log.info("downloading %s", scene)
+    size = int(again(_download_once, scene, part, settings, deadline))
+    log.info("downloaded %d bytes in %.2f s", size, time.monotonic() - started)
+    return size
 
 
 def read_start(
