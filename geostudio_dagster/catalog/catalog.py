@@ -8,6 +8,7 @@ from geostudio_dagster.catalog.claims import Claims
 from geostudio_dagster.catalog.dispatch import Dispatch
 from geostudio_dagster.catalog.groups import Groups
 from geostudio_dagster.catalog.heartbeats import Heartbeats
+from geostudio_dagster.catalog.listing import RequestListing
 from geostudio_dagster.catalog.processors import Processors
 from geostudio_dagster.catalog.publishing import Publishing
 from geostudio_dagster.catalog.registry import Registry
@@ -21,6 +22,7 @@ class Catalog(
     Registry,
     Processors,
     Requests,
+    RequestListing,
     Dispatch,
     Claims,
     Heartbeats,
@@ -35,7 +37,7 @@ class Catalog(
     """Requests, tasks and what became of them, in SQLite or PostgreSQL.
 
     In the order of a request's life: :class:`Registry` (its model), :class:`Requests` (written
-    and planned), :class:`Dispatch` (its shards go to runs), :class:`Claims` (a run works the
+    and planned), :class:`RequestListing` (found by who may see it), :class:`Dispatch` (its shards go to runs), :class:`Claims` (a run works the
     steps), :class:`Publishing` (layers), with :class:`Stopping` (cancel, retry) and
     :class:`Reopenings` at any time; :class:`Tasks` and :class:`Artifacts` tell how it stands;
     :class:`Accounts` and :class:`Groups` are the people who ask.

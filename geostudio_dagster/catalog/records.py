@@ -63,7 +63,10 @@ class ModelRecord:
 
 @dataclass(frozen=True, slots=True)
 class RequestRecord:
-    """One request; ``publish_attempt`` counts its publications and makes their run keys."""
+    """One request; ``publish_attempt`` counts its publications and makes their run keys.
+
+    ``card_id`` is the card that its model was asked for by.
+    """
 
     id: str
     model_id: str
@@ -80,6 +83,8 @@ class RequestRecord:
     created_at: datetime
     updated_at: datetime
     finished_at: datetime | None
+    card_id: str | None = None
+    deleted_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

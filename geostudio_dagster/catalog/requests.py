@@ -59,6 +59,7 @@ class Requests(Database):
         model_id: str,
         owner: str,
         processors: Sequence[PinnedProcessor] = (),
+        card_id: str | None = None,
     ) -> RequestRecord:
         """Write a request as PENDING, with its chain; without an id it gets a new one.
 
@@ -80,7 +81,8 @@ class Requests(Database):
             "owner": owner,
             "name": spec.get("name") or "",
             "location": spec.get("location") or "",
-            "card_id": model_id,
+            "card_id": card_id or model_id,
+            **_from_client(spec.get("client") or {}),
             "status": RequestStatus.PENDING,
             "priority": int(spec.get("priority") or 0),
             "created_at": now,
@@ -176,6 +178,15 @@ class Requests(Database):
             upsert_artifacts(session, request_id, artifacts)
             add_event(session, request_id, "planned", now, tasks=len(plan.tasks), shards=shards)
             return True
+
+
+def _from_client(client: dict[str, Any]) -> dict[str, Any]:
+    """What lists are filtered by, of what a client sent."""
+    tune, demo = client.get("fine_tuning_id"), client.get("demo")
+    return {
+        "tune_id": str(tune).lower() if tune else None,
+        "saved": isinstance(demo, dict) and demo.get("demo") is True,
+    }
 
 
 def _insert_if_new(session: Session, row: dict[str, Any]) -> bool:

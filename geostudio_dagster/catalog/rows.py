@@ -65,6 +65,8 @@ def request_record(row: Request) -> RequestRecord:
         created_at=row.created_at,
         updated_at=row.updated_at,
         finished_at=row.finished_at,
+        card_id=row.card_id,
+        deleted_at=row.deleted_at,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import ScalarSelect, and_, case, func, or_, select, update
+from sqlalchemy import ColumnElement, ScalarSelect, and_, case, func, or_, select, true, update
 from sqlalchemy.orm import Session, aliased
 
 from geostudio_dagster.catalog.changes import (
@@ -54,13 +54,7 @@ class Stopping(Database):
             request = lock_request(session, request_id)
             if request.status not in LIVE_REQUESTS:
                 raise Conflict(f"Request {request_id} is {request.status}: it cannot be cancelled.")
-            if not request.cancel_requested:
-                request.cancel_requested = True
-                request.updated_at = now
-                add_event(session, request_id, "cancel_requested", now)
-                _stop_steps(session, request_id, in_hand_too=False)
-                _stop_waiting_shards(session, request_id)
-                stop_if_idle(session, request, now)
+            begin_to_stop(session, request, now)
             return request_record(request)
 
     def requests_to_stop(self) -> list[RequestRecord]:
@@ -107,11 +101,11 @@ class Stopping(Database):
             stop_shards(session, request_id)
             return request_record(request)
 
-    def retry(self, request_id: str) -> int:
+    def retry(self, request_id: str, task_id: str | None = None) -> int:
         """Try the FAILED and STOPPED tasks again, and nothing else; how many these are.
 
         Each goes on at the step where it ended. A request whose publication alone failed is
-        published again.
+        published again. With ``task_id`` only that task is tried.
 
         Raises:
             Conflict: there is nothing to try again, or a publication or cancellation is under
@@ -121,8 +115,9 @@ class Stopping(Database):
         now = utc_now()
         with self._write() as session:
             request = lock_request(session, request_id)
-            tasks = _tasks_to_retry(session, request)
-            _reset_tasks(session, request_id)
+            wanted = Task.id == task_id if task_id is not None else true()
+            tasks = _tasks_to_retry(session, request, wanted)
+            _reset_tasks(session, request_id, task_id)
             _shards_again(session, request_id, now)
             request.cancel_requested = False
             request.updated_at = now
@@ -136,6 +131,18 @@ class Stopping(Database):
             else:
                 enter_publication(session, request, now)
             return tasks
+
+
+def begin_to_stop(session: Session, request: Request, now: datetime) -> None:
+    """Let nothing more of a live request begin; it is STOPPED at once if nothing is in hand."""
+    if request.cancel_requested:
+        return
+    request.cancel_requested = True
+    request.updated_at = now
+    add_event(session, request.id, "cancel_requested", now)
+    _stop_steps(session, request.id, in_hand_too=False)
+    _stop_waiting_shards(session, request.id)
+    stop_if_idle(session, request, now)
 
 
 def _stop_steps(session: Session, request_id: str, *, in_hand_too: bool) -> None:
@@ -171,7 +178,7 @@ def _stop_waiting_shards(session: Session, request_id: str) -> None:
     )
 
 
-def _tasks_to_retry(session: Session, request: Request) -> int:
+def _tasks_to_retry(session: Session, request: Request, wanted: ColumnElement[bool]) -> int:
     """How many tasks may be tried again.
 
     Raises:
@@ -186,7 +193,8 @@ def _tasks_to_retry(session: Session, request: Request) -> int:
             f"Request {request.id} is {request.status} and has no tasks to retry; "
             "submit it again under a new id."
         )
-    query = select(func.count()).where(Task.request_id == request.id, Task.status.in_(_ENDED_BADLY))
+    ended_badly = Task.status.in_(_ENDED_BADLY)
+    query = select(func.count()).where(Task.request_id == request.id, ended_badly, wanted)
     tasks = int(session.scalar(query) or 0)
     if not tasks:
         raise Conflict(
@@ -202,7 +210,7 @@ def _task_status() -> ScalarSelect[StepStatus]:
     return select(Task.status).where(Task.id == Step.task_id).correlate(Step).scalar_subquery()
 
 
-def _reset_tasks(session: Session, request_id: str) -> None:
+def _reset_tasks(session: Session, request_id: str, task_id: str | None) -> None:
     """The first step of each that is not FINISHED is READY, as if never tried; later ones wait.
 
     None of these steps is READY or RUNNING, so every change is one that the table has.
@@ -221,6 +229,7 @@ def _reset_tasks(session: Session, request_id: str) -> None:
         update(Step)
         .where(
             Step.request_id == request_id,
+            Step.task_id == task_id if task_id is not None else true(),
             _task_status().in_(_ENDED_BADLY),
             Step.status != StepStatus.FINISHED,
         )
