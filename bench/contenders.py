@@ -43,7 +43,9 @@ class Ours:
             grid = PatchGrid(scene.height, scene.width, patch.size, patch.overlap, patch.trim)
             clock = StageClock("read", "normalise")
             core = scene.core(None)
-            reader = BatchReader(scene, grid, core, batch_size=1, fill=0.0, clock=clock)
+            reader = BatchReader(
+                scene, grid, core, batch_size=1, fill=0.0, clock=clock, room=np.empty
+            )
             patches = [batch.pixels for batch in reader.batches() if batch.used]
         spare = [np.zeros_like(patches[0])] * 64  # so that the last batch is a full one, too
         self._count = len(patches)

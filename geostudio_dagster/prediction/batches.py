@@ -6,7 +6,7 @@ This runs in a thread of its own, a few batches ahead of the forward pass.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -62,7 +62,10 @@ class Batch:
 
 
 class BatchReader:
-    """Batches of the patches that contribute to ``core``, in row-major patch order."""
+    """Batches of the patches that contribute to ``core``, in row-major patch order.
+
+    ``room`` makes float32 memory of a shape; what it holds doesn't matter.
+    """
 
     def __init__(
         self,
@@ -73,6 +76,7 @@ class BatchReader:
         batch_size: int,
         fill: float,
         clock: StageClock,
+        room: Callable[[tuple[int, ...]], NDArray[np.float32]],
     ) -> None:
         self._scene = scene
         self._grid = grid
@@ -80,6 +84,7 @@ class BatchReader:
         self._batch_size = batch_size
         self._fill = np.float32(fill)
         self._clock = clock
+        self._room = room
         self._spare: deque[NDArray[np.float32]] = deque()
         self.skipped = 0
 
@@ -126,7 +131,7 @@ class BatchReader:
         if self._spare:
             return Batch(self._spare.popleft())
         shape = (self._batch_size, len(self._scene.channels), self._grid.size, self._grid.size)
-        return Batch(np.empty(shape, dtype=np.float32))
+        return Batch(self._room(shape))
 
     def _put(self, batch: Batch, strip: SceneStrip, row: int, col: int) -> None:
         """Cut and normalise one patch into the batch, unless it has nothing to say."""

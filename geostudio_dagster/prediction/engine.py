@@ -20,6 +20,7 @@ from rasterio.transform import array_bounds
 from geostudio_dagster.errors import Cancelled, TaskError
 from geostudio_dagster.models.bundle import Bundle
 from geostudio_dagster.models.cache import loaded
+from geostudio_dagster.prediction.allocator import memory_kept
 from geostudio_dagster.prediction.batches import Batch, BatchReader, Patch
 from geostudio_dagster.prediction.options import PredictOptions, usable_cores
 from geostudio_dagster.prediction.readahead import read_ahead
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _GDAL_CACHE = 32 * 1024**2  # bytes, unlike the environment variable, which is in megabytes
-_STAGES = ("model", "read", "normalise", "stall", "forward", "blend", "write", "cog")
+_STAGES = ("model", "calibrate", "read", "normalise", "stall", "forward", "blend", "write", "cog")
 _VERSIONS = ("geostudio-dagster", "torch", "rasterio", "numpy")
 
 Progress = Callable[[int, int], None]
@@ -80,19 +81,22 @@ def predict(
         Cancelled: ``cancelled`` said so; nothing is left at ``target``.
     """
     options = options or PredictOptions()
-    clock = StageClock(*_STAGES)
+    clock = StageClock(*_STAGES, profiling=options.profile is not None)
     decoders = max(1, min(4, usable_cores() // 4))
     with (
         rasterio.Env(GDAL_CACHEMAX=_GDAL_CACHE),
         Scene(source, bundle.manifest, decoders) as scene,
+        memory_kept(),
     ):
         core = scene.core(window)
         # Only now: importing torch costs a second, which a scene that can't be read needn't pay.
-        from geostudio_dagster.prediction.forward import choose_device, plan_forward
+        from geostudio_dagster.prediction.forward import choose_device
 
         with clock.measure("model"):
             model = loaded(bundle, choose_device(options))
-        plan = plan_forward(options, model)
+        grid = _patch_grid(scene, bundle, options)
+        with clock.measure("calibrate"):
+            plan = _plan(options, model, bundle, grid, core)
         log.info(
             "model %s on %s, %s, batches of %d, %d x %d threads; %d x %d pixels to predict",
             bundle.manifest.name,
@@ -110,7 +114,8 @@ def predict(
             bundle=bundle,
             model=model,
             plan=plan,
-            options=options,
+            grid=grid,
+            memory=options.memory,
             clock=clock,
         )
         path = scratch / f"{target.stem}.scratch.tif"
@@ -141,7 +146,8 @@ class _Run:
         bundle: Bundle,
         model: Model,
         plan: ForwardPlan,
-        options: PredictOptions,
+        grid: PatchGrid,
+        memory: int,
         clock: StageClock,
     ) -> None:
         self._scene = scene
@@ -150,8 +156,8 @@ class _Run:
         self._model = model
         self._plan = plan
         self._clock = clock
-        self._memory = options.memory
-        self._grid = _patch_grid(scene, bundle, options)
+        self._memory = memory
+        self._grid = grid
         self._patches = 0
         self._skipped = 0
 
@@ -184,7 +190,7 @@ class _Run:
         self, panel: Box, sink: _Progressing, cancelled: Callable[[], bool] | None
     ) -> None:
         from geostudio_dagster.prediction.blend import Blender
-        from geostudio_dagster.prediction.forward import ForwardPass
+        from geostudio_dagster.prediction.forward import ForwardPass, host_memory
 
         reader = BatchReader(
             self._scene,
@@ -193,6 +199,7 @@ class _Run:
             batch_size=self._plan.batch_size,
             fill=self._bundle.manifest.fill,
             clock=self._clock,
+            room=host_memory(self._plan.device),
         )
         blender = Blender(self._grid, panel, self._model.channels, self._model.device, sink)
         forward = ForwardPass(self._model, self._plan, self._clock)
@@ -245,6 +252,8 @@ class _Run:
             "GEOSTUDIO_DTYPE": plan.dtype,
             "GEOSTUDIO_DEVICE": plan.device,
             "GEOSTUDIO_THREADS": f"{plan.workers}x{plan.threads}",
+            "GEOSTUDIO_CHOSEN": "measured" if plan.calibrated else "by rule",
+            "GEOSTUDIO_FOLDED": str(self._model.folded),
             "GEOSTUDIO_PATCH": str(grid.size),
             "GEOSTUDIO_OVERLAP": str(grid.overlap),
             "GEOSTUDIO_TRIM": str(grid.trim),
@@ -285,6 +294,25 @@ class _Progressing:
             log.info("predicted %d %%", 10 * tenths)
         if self._progress:
             self._progress(self._done, self._all)
+
+
+def _plan(
+    options: PredictOptions, model: Model, bundle: Bundle, grid: PatchGrid, core: Box
+) -> ForwardPlan:
+    """By rule, or as measured where the work is long enough for that to pay."""
+    from geostudio_dagster.prediction import calibration
+    from geostudio_dagster.prediction.forward import plan_forward
+
+    plan = plan_forward(options, model)
+    folder = options.calibrations
+    # An endpoint says itself how much it takes at a time; it is not to be tried out.
+    if folder is None or model.concurrency or grid.count(core) < calibration.LEAST_PATCHES:
+        return plan
+    planes = bundle.manifest.dates * len(bundle.manifest.bands)
+    shape = planes, grid.size, grid.size
+    return calibration.calibrated(
+        plan, options, model, folder=folder, digest=bundle.digest, shape=shape
+    )
 
 
 def _patch_grid(scene: Scene, bundle: Bundle, options: PredictOptions) -> PatchGrid:

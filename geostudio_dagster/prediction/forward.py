@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from geostudio_dagster.errors import TaskError
@@ -23,18 +25,23 @@ from geostudio_dagster.prediction.report import StageClock
 # lose to memory allocation, and each adds its activations to the peak memory.
 _CPU_BATCH = {"float32": 2, "bfloat16": 4}
 _GPU_BATCH = 32
+_GPU_WORKERS = 2  # one copies and asks for its work while the other's is computed
 _FEW_CORES = 4
 
 
 @dataclass(frozen=True, slots=True)
 class ForwardPlan:
-    """How batches are computed. Fixed by machine, bundle and options, never by a timing."""
+    """How batches are computed.
+
+    Fixed by machine, bundle and options; by a timing only as :mod:`calibration` keeps it.
+    """
 
     device: str
     bfloat16: bool
     batch_size: int
     workers: int
     threads: int
+    calibrated: bool = False
 
     @property
     def dtype(self) -> str:
@@ -47,13 +54,14 @@ def plan_forward(options: PredictOptions, model: Model) -> ForwardPlan:
     gpu = model.device.startswith("cuda")
     cores = usable_cores()
     # One-thread workers share no barrier, so a busy neighbour slows them by its share only.
-    workers = options.workers or model.concurrency or (1 if gpu or cores > _FEW_CORES else cores)
+    usual = _GPU_WORKERS if gpu else (1 if cores > _FEW_CORES else cores)
+    workers = options.workers or model.concurrency or usual
     bfloat16 = options.precision == "auto" and model.autocasts and _has_bfloat16(model.device)
-    usual = _GPU_BATCH if gpu else _CPU_BATCH["bfloat16" if bfloat16 else "float32"]
+    batch = _GPU_BATCH if gpu else _CPU_BATCH["bfloat16" if bfloat16 else "float32"]
     return ForwardPlan(
         device=model.device,
         bfloat16=bfloat16,
-        batch_size=model.batch_size or options.batch_size or usual,
+        batch_size=model.batch_size or options.batch_size or batch,
         workers=workers,
         threads=options.threads or max(cores // workers, 1),
     )
@@ -81,6 +89,16 @@ def _has_bfloat16(device: str) -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
+def host_memory(device: str) -> Callable[[tuple[int, ...]], NDArray[np.float32]]:
+    """What makes room for a batch: for a GPU page-locked memory, which it copies from by itself."""
+    pinned = device.startswith("cuda")
+
+    def room(shape: tuple[int, ...]) -> NDArray[np.float32]:
+        return torch.empty(shape, dtype=torch.float32, pin_memory=pinned).numpy()
+
+    return room
+
+
 class ForwardPass:
     """Runs a model over batches, one or several at a time; outputs come in the batches' order."""
 
@@ -88,15 +106,20 @@ class ForwardPass:
         self._model = model
         self._plan = plan
         self._clock = clock
+        self._fits = plan.batch_size  # patches at once, halved whenever memory runs out
+        self._copies = _Copies(plan.device) if plan.device.startswith("cuda") else None
         # Importing terratorch sets "medium" for the whole process, which computes float32
         # products in bfloat16: 1 % off, and different from batch size to batch size. Not put
         # back afterwards, since another thread may be in the middle of its own forward pass.
         torch.set_float32_matmul_precision("highest")
+        if self._copies:
+            torch.backends.cudnn.allow_tf32 = False  # the same, for convolutions on a GPU
 
     def over(self, batches: Iterable[Batch]) -> Generator[tuple[Batch, Tensor | None]]:
         """Each batch with its output, float32 (batch size, channels, size, size).
 
-        The output is None for a batch without patches.
+        The output is None for a batch without patches. A batch may be filled anew once it has
+        come out.
         """
         workers = ThreadPoolExecutor(
             self._plan.workers, "forward", torch.set_num_threads, (self._plan.threads,)
@@ -132,24 +155,59 @@ class ForwardPass:
     def _run(self, batch: Batch) -> Tensor | None:
         if not batch.used:
             return None
-        with torch.inference_mode(), self._autocast():
-            return self._halving(torch.from_numpy(batch.pixels))
+        with self._clock.spanned("forward"), torch.inference_mode(), self._autocast():
+            pixels = torch.from_numpy(batch.pixels)
+            if self._copies is None:
+                return self._within_memory(pixels)
+            output = self._within_memory(self._copies.there(pixels))
+            # Until here the batch's memory may still be read, and its time is not over.
+            self._copies.wait()
+            return output
 
     def _autocast(self) -> Any:
         if not self._plan.bfloat16:
             return nullcontext()
         return torch.autocast(self._plan.device.partition(":")[0], dtype=torch.bfloat16)
 
-    def _halving(self, pixels: Tensor) -> Tensor:
-        """The output; where memory runs out, of two halves one after the other."""
-        try:
-            return self._model(pixels)
-        except torch.OutOfMemoryError:
-            if len(pixels) == 1 or self._model.batch_size:
-                raise
-            torch.cuda.empty_cache()
-        half = len(pixels) // 2
-        return torch.cat([self._halving(pixels[:half]), self._halving(pixels[half:])])
+    def _within_memory(self, pixels: Tensor) -> Tensor:
+        """The output, of parts that fit; where memory runs out, from then on of halves."""
+        parts: list[Tensor] = []
+        done = 0
+        while done < len(pixels):
+            size = min(self._fits, len(pixels) - done)
+            try:
+                parts.append(self._model(pixels[done : done + size]))
+            except torch.OutOfMemoryError:
+                if size == 1 or self._model.batch_size:
+                    raise
+                self._fits = size // 2
+                torch.cuda.empty_cache()
+            else:
+                done += size
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+class _Copies:
+    """Copies to a GPU on a stream of their own, while it computes the batch before."""
+
+    def __init__(self, device: str) -> None:
+        self._device = device
+        self._stream = torch.cuda.Stream(device)
+
+    def there(self, pixels: Tensor) -> Tensor:
+        """The pixels on the GPU, for what this thread computes from now on."""
+        with torch.cuda.stream(self._stream):
+            copy = pixels.to(self._device, non_blocking=True)
+        computing = torch.cuda.current_stream(self._device)
+        computing.wait_stream(self._stream)
+        copy.record_stream(computing)  # its memory is not free before that
+        return copy
+
+    def wait(self) -> None:
+        """Until all that this thread asked for is computed; other threads' work may queue up."""
+        done = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        done.record(torch.cuda.current_stream(self._device))
+        done.synchronize()
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 Precision = Literal["exact", "auto"]
@@ -23,6 +24,9 @@ class PredictOptions:
         overlap: pixels that neighbouring patches share; None is the bundle's.
         trim: pixels without weight at inner patch edges; None is the bundle's.
         memory: bytes for the pixels in flight; wider scenes are worked in panels.
+        calibrations: folder where measured choices of batch size, workers and threads are kept,
+            for what is None above and work that is long enough; None goes by rule alone.
+        profile: file to draw the stages' timeline into, ``.svg`` or ``.html``.
     """
 
     device: str | None = None
@@ -34,6 +38,8 @@ class PredictOptions:
     overlap: int | None = None
     trim: int | None = None
     memory: int = 80 * 1024**2
+    calibrations: Path | None = None
+    profile: Path | None = None
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "workers", "threads", "patch"):

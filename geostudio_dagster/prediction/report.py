@@ -5,22 +5,34 @@ from __future__ import annotations
 import dataclasses
 import resource
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
+
+
+class Span(NamedTuple):
+    """What a thread did, and when: seconds since the clock was made."""
+
+    thread: str
+    stage: str
+    start: float
+    stop: float
 
 
 class StageClock:
     """Seconds by stage. Stages overlap in time (threads), so they need not add up to the total.
 
-    Each stage belongs to one thread, so nothing is locked.
+    Each stage belongs to one thread, so nothing is locked. ``spans`` are kept only where a
+    timeline is to be drawn, else None.
     """
 
-    def __init__(self, *stages: str) -> None:
+    def __init__(self, *stages: str, profiling: bool = False) -> None:
         self.seconds = dict.fromkeys(stages, 0.0)
         self.stalls = 0  # batches that were not there yet when the forward loop asked for one
+        self.spans: list[Span] | None = [] if profiling else None
         self._started = time.perf_counter()
 
     @contextmanager
@@ -31,6 +43,21 @@ class StageClock:
             yield
         finally:
             self.add(stage, time.perf_counter() - began)
+            self._keep(stage, began)
+
+    @contextmanager
+    def spanned(self, stage: str) -> Iterator[None]:
+        """Keep the body's span, if spans are kept: for what several threads do at a time."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._keep(stage, began)
+
+    def _keep(self, stage: str, began: float) -> None:
+        if self.spans is not None:
+            thread = threading.current_thread().name
+            self.spans.append(Span(thread, stage, began - self._started, self.total()))
 
     def add(self, stage: str, seconds: float) -> None:
         """Add a duration to ``stage``."""

@@ -77,6 +77,8 @@ def test_a_class_map_is_a_valid_cog_on_the_scenes_grid(
             "GEOSTUDIO_DTYPE": "float32",
             "GEOSTUDIO_DEVICE": report.device,
             "GEOSTUDIO_THREADS": f"{report.workers}x{report.threads}",
+            "GEOSTUDIO_CHOSEN": "by rule",
+            "GEOSTUDIO_FOLDED": "0",
             "GEOSTUDIO_PATCH": "32",
             "GEOSTUDIO_OVERLAP": "8",
             "GEOSTUDIO_TRIM": "2",
@@ -92,7 +94,8 @@ def test_a_class_map_is_a_valid_cog_on_the_scenes_grid(
     assert (report.crs, report.shape, report.pixels) == ("EPSG:32633", (1, 700, 900), 630_000)
     assert report.skipped_patches > 50
     assert set(report.seconds) == {
-        "total", "model", "read", "normalise", "stall", "forward", "blend", "write", "cog",
+        "total", "model", "calibrate", "read", "normalise", "stall", "forward", "blend", "write",
+        "cog",
     }  # fmt: skip
     assert [path.name for path in target.parent.iterdir()] == ["out.tif"]
 
@@ -231,34 +234,6 @@ def test_patches_that_would_leave_gaps_are_refused(
             options=PredictOptions(**options),
         )
     assert caught.value.code == "bad_patches"
-
-
-def test_out_of_memory_halves_the_batch_and_goes_on(
-    tmp_path: Path, scene: Path, segmentation: Bundle
-) -> None:
-    from geostudio_dagster.models.contract import InputSpec
-    from geostudio_dagster.models.modules import TorchRuntime
-    from geostudio_dagster.models.runtime import Model
-    from geostudio_dagster.prediction.batches import Batch, Patch
-    from geostudio_dagster.prediction.forward import ForwardPass, ForwardPlan
-    from geostudio_dagster.prediction.report import StageClock
-
-    sizes: list[int] = []
-
-    class SmallMemory(nn.Module):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            sizes.append(len(x))
-            if len(x) > 2:
-                raise torch.OutOfMemoryError("too much")
-            return x
-
-    model = Model(TorchRuntime(SmallMemory(), InputSpec(1, 4, (("", 1),)), "cpu"))
-    plan = ForwardPlan("cpu", bfloat16=False, batch_size=5, workers=1, threads=1)
-    pixels = np.random.default_rng(0).normal(size=(5, 1, 4, 4)).astype(np.float32)
-    batch = Batch(pixels, [Patch(0, n) for n in range(5)], used=5)
-    [(_, output)] = ForwardPass(model, plan, StageClock("forward")).over([batch])
-    np.testing.assert_array_equal(output, pixels)
-    assert sizes == [5, 2, 3, 1, 2]
 
 
 def test_reports_are_json_ready(tmp_path: Path, scene: Path, segmentation: Bundle) -> None:

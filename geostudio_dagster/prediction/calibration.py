@@ -1,0 +1,256 @@
+"""Batch size, workers and threads by a short measurement, kept per model and machine.
+
+The rule in :func:`forward.plan_forward` suits most; this finds what suits better, once. Only
+what leaves a result the same is measured: batch size, workers and threads move a float by
+rounding alone (1e-5), a class not at all. The choice is read from its file from then on, so the
+same work gives the same bytes, tags included, for as long as the file is there.
+
+Shards of one request may run on machines of different kinds, each of which measures for itself.
+Their pixels still agree as above; their tags tell which machine chose what. Where all files are
+to be alike to the byte, name batch size, workers and threads, or don't calibrate.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from geostudio_dagster.models.runtime import Model
+from geostudio_dagster.prediction.batches import Batch
+from geostudio_dagster.prediction.forward import ForwardPass, ForwardPlan, host_memory
+from geostudio_dagster.prediction.options import PredictOptions, usable_cores
+from geostudio_dagster.prediction.report import StageClock
+
+# Patches from which on measuring pays back. By count, not by time: whether a task is calibrated
+# must not depend on how busy the machine is.
+LEAST_PATCHES = 500
+_BUDGET_S = 10.0
+_BATCHES = {"cpu": (1, 2, 4, 8, 16), "cuda": (8, 16, 32, 64, 128)}
+_LONG_S = 2.0  # what takes longer is measured once, and cold
+_ROUNDS = 5  # batches that each worker computes to measure a plan
+_BETTER = 0.95  # of the rule's time: less may be chance, and the rule is proven
+_MOST_BYTES = 512 * 1024**2  # that forward passes may take on a processor
+_MOST_GPU = 0.8  # of a GPU's free memory
+
+# Seconds per patch of a plan.
+Measure = Callable[[ForwardPlan], float]
+
+
+def calibrated(
+    rule: ForwardPlan,
+    options: PredictOptions,
+    model: Model,
+    *,
+    folder: Path,
+    digest: str,
+    shape: tuple[int, int, int],
+) -> ForwardPlan:
+    """The best plan for ``model`` here: as measured before, or measured now and kept.
+
+    Args:
+        rule: what holds without measuring; the answer differs from it where that pays.
+        options: what the caller chose stays as it is.
+        model: the loaded model.
+        folder: where measurements are kept; made if need be.
+        digest: the bundle's.
+        shape: planes, height and width of a patch.
+    """
+    key = _key(rule, options, digest, shape)
+    name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+    path = folder / f"{name[:32]}.json"
+    found = _read(path)
+    if found is None:
+        seconds = search(rule, _free(options, model), _measuring(model, shape))
+        choice = best(rule, seconds)
+        found = _settle(path, key | {"choice": _chosen(choice), "measured": _table(seconds)})
+    return dataclasses.replace(rule, **found["choice"], calibrated=True)
+
+
+def search(
+    rule: ForwardPlan, free: frozenset[str], measure: Measure, budget: float = _BUDGET_S
+) -> dict[ForwardPlan, float]:
+    """Seconds per patch of the rule and of other plans, as many as there is time for.
+
+    Batch sizes first, upwards from the rule's and then downwards, until one is slower than
+    before; then other shares of workers and threads with the best of them. ``measure`` says
+    infinity for what doesn't fit into memory.
+    """
+    ends = time.monotonic() + budget
+    seconds = {rule: measure(rule)}
+
+    def tried(plan: ForwardPlan) -> float:
+        if plan not in seconds:
+            seconds[plan] = measure(plan)
+        return seconds[plan]
+
+    if "batch_size" in free:
+        kind = rule.device.partition(":")[0]
+        above = [size for size in _BATCHES[kind] if size > rule.batch_size]
+        below = [size for size in reversed(_BATCHES[kind]) if size < rule.batch_size]
+        for sizes in (above, below):
+            before = seconds[rule]
+            for size in sizes:
+                if time.monotonic() + _ROUNDS * rule.workers * size * before > ends:
+                    break
+                now = tried(dataclasses.replace(rule, batch_size=size))
+                if now > before:
+                    break
+                before = now
+    if {"workers", "threads"} <= free:
+        start = best(rule, seconds)
+        for workers in _shares(start):
+            plan = dataclasses.replace(
+                start, workers=workers, threads=max(usable_cores() // workers, 1)
+            )
+            if time.monotonic() + _ROUNDS * workers * plan.batch_size * seconds[start] < ends:
+                tried(plan)
+    return seconds
+
+
+def best(rule: ForwardPlan, seconds: dict[ForwardPlan, float]) -> ForwardPlan:
+    """The plan of least seconds, if it is clearly better than the rule; else the rule."""
+    first = min(seconds, key=seconds.__getitem__)
+    return first if seconds[first] < _BETTER * seconds[rule] else rule
+
+
+def _shares(plan: ForwardPlan) -> list[int]:
+    """Other numbers of workers that the cores may be shared among."""
+    if plan.device.startswith("cuda"):
+        return []
+    cores = usable_cores()
+    return [n for n in (1, 2, 4, cores // 2, cores) if 1 <= n <= min(cores, 16)]
+
+
+def _free(options: PredictOptions, model: Model) -> frozenset[str]:
+    """What may be chosen: neither the caller nor the model has."""
+    names = {name for name in ("workers", "threads") if getattr(options, name) is None}
+    if options.batch_size is None and model.batch_size is None:
+        names.add("batch_size")
+    return frozenset(names)
+
+
+def _measuring(model: Model, shape: tuple[int, int, int]) -> Measure:
+    """Measures plans by the real forward pass over noise: warmed up, then the lesser of two."""
+    start = _resident()
+
+    def measure(plan: ForwardPlan) -> float:
+        if plan.device.startswith("cuda"):
+            torch.cuda.reset_peak_memory_stats(plan.device)
+            free = torch.cuda.mem_get_info(plan.device)[0]
+        try:
+            took, count = _timed(model, plan, shape, plan.workers), plan.workers
+            if took < _LONG_S:
+                count = 2 * plan.workers
+                took = min(_timed(model, plan, shape, count) for _ in range(2))
+        except torch.OutOfMemoryError:
+            return float("inf")
+        if plan.device.startswith("cuda"):
+            fits = torch.cuda.max_memory_allocated(plan.device) < _MOST_GPU * free
+        else:
+            # Freed memory stays with the process for now: what it has is the most it needed.
+            fits = _resident() - start < _MOST_BYTES
+        return took / (count * plan.batch_size) if fits else float("inf")
+
+    return measure
+
+
+def _timed(model: Model, plan: ForwardPlan, shape: tuple[int, int, int], count: int) -> float:
+    room = host_memory(plan.device)
+    pixels = [room((plan.batch_size, *shape)) for _ in range(min(count, plan.workers + 1))]
+    for number, item in enumerate(pixels):
+        item[...] = np.random.default_rng(number).standard_normal(item.shape, dtype=np.float32)
+
+    def batches() -> Iterator[Batch]:
+        for number in range(count):
+            yield Batch(pixels[number % len(pixels)], used=plan.batch_size)
+
+    passing = ForwardPass(model, plan, StageClock("forward"))
+    began = time.perf_counter()
+    for _ in passing.over(batches()):
+        pass
+    return time.perf_counter() - began
+
+
+def _key(
+    rule: ForwardPlan, options: PredictOptions, digest: str, shape: tuple[int, int, int]
+) -> dict[str, Any]:
+    """All that the best choice depends on."""
+    device = "cpu"
+    if rule.device.startswith("cuda"):
+        device = torch.cuda.get_device_name(rule.device)
+    return {
+        "model": digest,
+        "patch": shape,
+        "dtype": rule.dtype,
+        "device": device,
+        "processor": _processor(),
+        "cores": usable_cores(),
+        "torch": torch.__version__,
+        "given": [options.batch_size, options.workers, options.threads],
+    }
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+        line = next(line for line in lines if line.startswith("model name"))
+        return line.partition(":")[2].strip()
+    return f"{platform.machine()} {platform.processor()}"
+
+
+def _resident() -> int:
+    """Memory of this process now, bytes; 0 where that can't be known."""
+    with contextlib.suppress(OSError):
+        pages = int(Path("/proc/self/statm").read_text("ascii").split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
+    return 0
+
+
+def _chosen(plan: ForwardPlan) -> dict[str, int]:
+    return {"batch_size": plan.batch_size, "workers": plan.workers, "threads": plan.threads}
+
+
+def _table(seconds: dict[ForwardPlan, float]) -> list[dict[str, float | None]]:
+    return [
+        {**_chosen(plan), "ms_per_patch": round(1000 * value, 3) if np.isfinite(value) else None}
+        for plan, value in seconds.items()
+    ]
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """What was measured, or None where nothing (or nothing that can be read) is kept."""
+    try:
+        found = json.loads(path.read_text("utf-8"))
+        choice = {name: int(found["choice"][name]) for name in ("batch_size", "workers", "threads")}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return {"choice": choice} if min(choice.values()) >= 1 else None
+
+
+def _settle(path: Path, document: dict[str, Any]) -> dict[str, Any]:
+    """Keep the measurement. Of several processes that measured at once, the first one's holds."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        scratch.write_text(json.dumps(document, indent=2), "utf-8")
+        try:
+            os.link(scratch, path)
+        except FileExistsError:
+            earlier = _read(path)
+            if earlier is not None:
+                return earlier
+            scratch.replace(path)
+    finally:
+        scratch.unlink(missing_ok=True)
+    return document

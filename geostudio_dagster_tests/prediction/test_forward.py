@@ -1,0 +1,59 @@
+"""The forward pass when memory runs out: halves from then on, in order, all of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from geostudio_dagster.models.contract import InputSpec
+from geostudio_dagster.models.modules import TorchRuntime
+from geostudio_dagster.models.runtime import Model
+from geostudio_dagster.prediction.batches import Batch
+from geostudio_dagster.prediction.forward import ForwardPass, ForwardPlan
+from geostudio_dagster.prediction.report import StageClock
+
+PLAN = ForwardPlan("cpu", bfloat16=False, batch_size=8, workers=1, threads=1)
+
+
+class Narrow(nn.Module):
+    """Twice the pixels; takes a few patches at a time only, as a small GPU would."""
+
+    def __init__(self, room: int) -> None:
+        super().__init__()
+        self.room = room
+        self.asked: list[int] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.asked.append(len(x))
+        if len(x) > self.room:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return 2 * x
+
+
+def batches(count: int) -> Iterator[Batch]:
+    for number in range(count):
+        pixels = np.arange(8, dtype=np.float32) + 8 * number
+        yield Batch(np.broadcast_to(pixels[:, None, None, None], (8, 1, 4, 4)).copy(), used=8)
+
+
+def passing(network: nn.Module, batch_size: int | None = None) -> ForwardPass:
+    runtime = TorchRuntime(network, InputSpec(1, 4, (("", 1),)), "cpu", batch_size)
+    return ForwardPass(Model(runtime), PLAN, StageClock("forward"))
+
+
+def test_batches_are_halved_once_and_stay_so() -> None:
+    network = Narrow(room=3)
+    outputs = [output for _, output in passing(network).over(batches(3))]
+    assert network.asked == [8, 4, *[2] * 12]
+    together = torch.cat([output for output in outputs if output is not None])
+    assert together[:, 0, 0, 0].tolist() == [2.0 * n for n in range(24)]
+
+
+@pytest.mark.parametrize(("room", "only"), [(0, None), (4, 8)])
+def test_what_never_fits_is_an_error(room: int, only: int | None) -> None:
+    with pytest.raises(torch.OutOfMemoryError):
+        list(passing(Narrow(room), only).over(batches(1)))
