@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from geostudio_dagster import __version__
-from geostudio_dagster.errors import GeostudioError, InvalidRequest
+from geostudio_dagster.errors import InvalidRequest
+from geostudio_dagster.gateway.command import first_steps, gateway, keys_app
+from geostudio_dagster.terminal import AsJson, err, opened_installation, out, print_json
 
 app = typer.Typer(
     help="Geospatial model predictions as Dagster assets.",
@@ -25,32 +23,9 @@ app = typer.Typer(
 )
 models_app = typer.Typer(help="Register and list models.", no_args_is_help=True)
 app.add_typer(models_app, name="models")
-
-out = Console()
-err = Console(stderr=True)
+app.add_typer(keys_app, name="keys")
 
 RequestId = Annotated[str, typer.Argument(help="The request's id.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-
-
-@contextmanager
-def _installation() -> Iterator[Any]:
-    """The installation of the environment; what a user can mend is told without a traceback."""
-    from geostudio_dagster.installation import Installation
-
-    try:
-        with Installation.open() as installation:
-            yield installation
-    except GeostudioError as error:
-        # As text, not markup: a user's words may hold brackets. One line, whatever they hold.
-        sentence = " ".join(str(error).split())
-        name = f"[bold red]{type(error).__name__}[/]"
-        err.print(f"{name}: {escape(sentence)}", highlight=False, soft_wrap=True)
-        raise typer.Exit(2 if isinstance(error, InvalidRequest) else 1) from error
-
-
-def _print_json(document: object) -> None:
-    typer.echo(json.dumps(document, indent=2, default=str))
 
 
 @app.command()
@@ -61,7 +36,7 @@ def submit(
     from geostudio_dagster.planning.admission import admit
     from geostudio_dagster.planning.request import parse_request_json
 
-    with _installation() as installation:
+    with opened_installation() as installation:
         try:
             text = sys.stdin.read() if request == "-" else Path(request).read_text("utf-8")
         except (OSError, UnicodeDecodeError) as error:
@@ -75,7 +50,7 @@ def submit(
 @app.command()
 def status(request_id: RequestId, as_json: AsJson = False) -> None:
     """Show how far a request is."""
-    with _installation() as installation:
+    with opened_installation() as installation:
         summary = installation.catalog.summary(request_id)
         document = {
             "id": summary.request.id,
@@ -89,7 +64,7 @@ def status(request_id: RequestId, as_json: AsJson = False) -> None:
             "pixels_total": summary.pixels_total,
         }
         if as_json:
-            _print_json(document)
+            print_json(document)
             return
         table = Table(show_header=False, box=None)
         for name, value in document.items():
@@ -105,11 +80,11 @@ def tasks(
     as_json: AsJson = False,
 ) -> None:
     """List a request's tasks with their steps and errors."""
-    with _installation() as installation:
+    with opened_installation() as installation:
         request = installation.catalog.request(request_id)
         records = installation.catalog.tasks(request.id, limit=limit, offset=skip)
         if as_json:
-            _print_json([_task_document(record) for record in records])
+            print_json([_task_document(record) for record in records])
             return
         table = Table("task", "status", "step", "error", box=None)
         for record in records:
@@ -145,14 +120,14 @@ def _task_document(record: Any) -> dict[str, Any]:
 @app.command()
 def cancel(request_id: RequestId) -> None:
     """Stop a request: what waits never runs, what runs is ended."""
-    with _installation() as installation:
+    with opened_installation() as installation:
         typer.echo(f"{request_id}: {installation.catalog.cancel(request_id).status}")
 
 
 @app.command()
 def retry(request_id: RequestId) -> None:
     """Run the failed and stopped tasks of a request again, and only those."""
-    with _installation() as installation:
+    with opened_installation() as installation:
         count = installation.catalog.retry(request_id)
         typer.echo(f"{request_id}: {count} tasks will run again")
 
@@ -164,7 +139,7 @@ def models_add(
     """Register a model; the same bundle twice is the same version."""
     from geostudio_dagster.models.registration import register_bundle
 
-    with _installation() as installation:
+    with opened_installation() as installation:
         model = register_bundle(installation, folder, owner="cli")
         typer.echo(f"{model.name}@{model.version} {model.digest[:12]}")
 
@@ -172,12 +147,10 @@ def models_add(
 @models_app.command("list")
 def models_list(as_json: AsJson = False) -> None:
     """List the registered models."""
-    with _installation() as installation:
+    with opened_installation() as installation:
         models = installation.catalog.models()
         if as_json:
-            _print_json(
-                [{"name": m.name, "version": m.version, "digest": m.digest} for m in models]
-            )
+            print_json([{"name": m.name, "version": m.version, "digest": m.digest} for m in models])
             return
         table = Table("model", "task", "bands", "digest", box=None)
         for model in models:
@@ -237,27 +210,12 @@ def predict(
         err.print(f"[bold red]Error[/]: {escape(str(failure))}", highlight=False, soft_wrap=True)
         raise typer.Exit(failure.code) from failure
     if as_json:
-        _print_json(facts)
+        print_json(facts)
     else:
         typer.echo(summary(facts))
 
 
-@app.command()
-def gateway(
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8091,
-) -> None:
-    """Serve maps, layers and files."""
-    import uvicorn
-
-    uvicorn.run(
-        "geostudio_dagster.gateway.app:create_app",
-        factory=True,
-        host=host,
-        port=port,
-        log_level="warning",
-    )
-
+app.command()(gateway)
 
 Yaml = Annotated[Path, typer.Option(help="Dagster's instance settings.")]
 Workspace = Annotated[Path, typer.Option(help="The code locations to load.")]
@@ -275,10 +233,11 @@ def dev(
     """Run the webserver, the daemon and the gateway together until Ctrl-C."""
     from geostudio_dagster import services
 
-    with _installation() as installation:
+    with opened_installation() as installation:
         url = f"http://127.0.0.1:{gateway_port}"
         settings = installation.settings.model_copy(update={"gateway_url": url})
         home = services.dagster_home(settings, dagster_yaml)
+        how_to_come_in = first_steps(installation.catalog, settings, url)
         wanted = [
             services.webserver(workspace, webserver_port),
             services.daemon(workspace),
@@ -297,10 +256,12 @@ def dev(
             table = Table(show_header=False, box=None)
             table.add_row("Dagster UI", f"http://127.0.0.1:{webserver_port}")
             table.add_row("GraphQL", f"http://127.0.0.1:{webserver_port}/graphql")
-            table.add_row("Maps and layers", url)
+            table.add_row("API, maps and layers", f"{url}/docs")
             table.add_row("Request inbox", str(settings.inbox))
             table.add_row("Logs", str(settings.data_folder / "logs"))
             out.print(table)
+            for line in how_to_come_in:
+                out.print(line, highlight=False, soft_wrap=True)
             out.print("Ctrl-C stops all of them.")
             services.watch(processes, settings)
 
@@ -318,7 +279,7 @@ def demo(
     """Do the main job once: register a model, predict on real imagery, show the map."""
     from geostudio_dagster.demo.run import run_demo
 
-    with _installation() as installation:
+    with opened_installation() as installation:
         ok = run_demo(
             installation,
             input_scene=input_scene or None,

@@ -82,9 +82,9 @@ def webserver(workspace: Path, port: int) -> Service:
 
 
 def gateway(port: int) -> Service:
-    """Maps, layers and files."""
+    """REST API, maps, layers and files; its output is kept, so it makes no key by itself."""
     url = f"http://127.0.0.1:{port}"
-    arguments = ("-m", "geostudio_dagster", "gateway", "--port", str(port))
+    arguments = ("-m", "geostudio_dagster", "gateway", "--port", str(port), "--no-first-key")
     return Service("gateway", arguments, url, f"{url}/health/livez")
 
 
