@@ -184,7 +184,9 @@ def predict(
     *,
     model: Annotated[Path, typer.Option(help="Folder with bundle.yaml and the weights.")],
     inputs: Scenes,
-    output: Annotated[Path, typer.Option(help="The COG to make; replaced if it is there.")],
+    output: Annotated[
+        str, typer.Option(help="The COG to make, a path or s3://bucket/key; replaced if there.")
+    ],
     more: Annotated[
         list[str] | None, typer.Argument(metavar="[SCENE]...", help="Further inputs.")
     ] = None,
@@ -194,6 +196,9 @@ def predict(
     overlap: Shared = None,
     trim: Cut = None,
     device: Device = None,
+    probabilities: Annotated[
+        bool, typer.Option("--probabilities", help="A band per class, 0 to 200 for 0 to 100 %.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Predict a scene into a COG with the engine alone, without Dagster."""
@@ -205,7 +210,8 @@ def predict(
         raise typer.BadParameter("repeat --input for each scene, or list all after one --input")
     options = PredictOptions(device, precision, batch_size, patch=patch, overlap=overlap, trim=trim)
     try:
-        facts = run(Job(model, (*inputs, *(more or ())), output, options), err)
+        job = Job(model, (*inputs, *(more or ())), output, options, probabilities)
+        facts = run(job, err)
     except CommandFailed as failure:
         err.print(f"[bold red]Error[/]: {escape(str(failure))}", highlight=False, soft_wrap=True)
         raise typer.Exit(failure.code) from failure

@@ -286,6 +286,32 @@ def load_bundle(folder: Path) -> Bundle:
     return Bundle(folder=folder, manifest=manifest, digest=_digest(folder, manifest))
 
 
+def with_probabilities(bundle: Bundle) -> Bundle:
+    """The same model, with a band of probabilities per class as its output.
+
+    Raises:
+        InvalidRequest: it gives none.
+    """
+    manifest = bundle.manifest
+    if manifest.task != "segmentation" or (
+        manifest.endpoint is not None and manifest.endpoint.payload == "pooling"
+    ):
+        raise InvalidRequest(
+            "probabilities", f"model {manifest.name} gives none", "leave the option out"
+        )
+    return _with_output(bundle, "probabilities")
+
+
+def as_map(bundle: Bundle) -> Bundle:
+    """The same model, with its classes as output: what layers and statistics are made of."""
+    return _with_output(bundle, "classes")
+
+
+def _with_output(bundle: Bundle, output: Output) -> Bundle:
+    manifest = bundle.manifest.model_copy(update={"output": output})
+    return bundle.model_copy(update={"manifest": manifest})
+
+
 def _digest(folder: Path, manifest: BundleManifest) -> str:
     digest = hashlib.sha256()
     for name in sorted(manifest.all_files):

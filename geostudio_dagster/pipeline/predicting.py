@@ -9,6 +9,7 @@ from rio_cogeo.cogeo import cog_validate
 
 from geostudio_dagster.catalog import TaskRecord
 from geostudio_dagster.installation import Installation
+from geostudio_dagster.models.bundle import as_map
 from geostudio_dagster.pipeline.scenes import scene_of
 from geostudio_dagster.pipeline.stage import ProducedFile, StageReport, StepOutput, WorkContext
 from geostudio_dagster.prediction import predict
@@ -22,7 +23,7 @@ def predict_task(task: TaskRecord, context: WorkContext) -> StepOutput:
     """Predict one task into ``<task>_pred.tif``."""
     place = context.installation
     model = place.catalog.model(place.catalog.request(task.request_id).model_id)
-    bundle = place.bundle(model)
+    bundle = as_map(place.bundle(model))
     target = context.scratch / f"{task.id}_pred.tif"
     report = predict(
         place.path_of(scene_of(place, task)),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,23 +24,30 @@ from rich.progress import (
 from rich.text import Text
 
 from geostudio_dagster.errors import GeostudioError, InvalidRequest, TaskError
-from geostudio_dagster.models.bundle import load_bundle
+from geostudio_dagster.models.bundle import Bundle, load_bundle, with_probabilities
+from geostudio_dagster.prediction.destination import destination
 from geostudio_dagster.prediction.engine import Progress as Report
 from geostudio_dagster.prediction.engine import predict
 from geostudio_dagster.prediction.inputs import readable, reading
 from geostudio_dagster.prediction.options import PredictOptions
+from geostudio_dagster.prediction.report import PredictionReport
 
 FAILED, BAD_INPUT, STOPPED = 1, 2, 130
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What to predict: a bundle's folder, the scene's files in order, the COG to make."""
+    """What to predict: a bundle's folder, the scene's files in order, the COG to make.
+
+    ``output`` is a path or ``s3://bucket/key``; ``probabilities`` asks for a band per class,
+    whatever the bundle says.
+    """
 
     model: Path
     inputs: tuple[str, ...]
-    output: Path
+    output: str
     options: PredictOptions
+    probabilities: bool = False
 
 
 class CommandFailed(Exception):
@@ -62,29 +68,41 @@ def run(job: Job, terminal: Console) -> dict[str, Any]:
             another try may get past, 130 when stopped by Ctrl-C or SIGTERM.
     """
     with _as_sentences(), _stoppable():
-        bundle = load_bundle(job.model)
-        _check_output(job)
-        # Beside the output, so that the finished file is moved without a copy.
-        with tempfile.TemporaryDirectory(
-            prefix=f".{job.output.name}.", dir=job.output.parent
-        ) as folder:
-            scratch = Path(folder)
+        bundle = _bundle(job)
+        place = destination(job.output)
+        place.check(job.inputs)
+        with place.workplace() as (scratch, target):
+            report, seconds = _predict(job, bundle, scratch, target, terminal)
             began = time.perf_counter()
-            scenes = readable(job.inputs, scratch)
-            fetched = time.perf_counter() - began
-            with reading(), _bar(terminal) as progress:
-                report = predict(
-                    scenes if len(scenes) > 1 else scenes[0],
-                    bundle,
-                    job.output,
-                    scratch=scratch,
-                    options=job.options,
-                    progress=progress,
-                )
+            place.deliver(target)
+            seconds["deliver"] = time.perf_counter() - began
     facts = report.as_dict()
-    facts["seconds"]["fetch"] = fetched
+    facts["seconds"] |= seconds
     name = bundle.manifest.name
-    return {"output": str(job.output), "model": name, "digest": bundle.digest, **facts}
+    return {"output": str(place), "model": name, "digest": bundle.digest, **facts}
+
+
+def _predict(
+    job: Job, bundle: Bundle, scratch: Path, target: Path, terminal: Console
+) -> tuple[PredictionReport, dict[str, float]]:
+    began = time.perf_counter()
+    scenes = readable(job.inputs, scratch)
+    fetched = time.perf_counter() - began
+    with reading(), _bar(terminal) as progress:
+        report = predict(
+            scenes if len(scenes) > 1 else scenes[0],
+            bundle,
+            target,
+            scratch=scratch,
+            options=job.options,
+            progress=progress,
+        )
+    return report, {"fetch": fetched}
+
+
+def _bundle(job: Job) -> Bundle:
+    bundle = load_bundle(job.model)
+    return with_probabilities(bundle) if job.probabilities else bundle
 
 
 def summary(facts: dict[str, Any]) -> str:
@@ -95,18 +113,6 @@ def summary(facts: dict[str, Any]) -> str:
         f"({megapixels / seconds:.2f} Mpx/s), {facts['patches']} patches in {facts['dtype']} "
         f"on {facts['device']}, peak memory {facts['peak_rss'] / 1e6:.0f} MB"
     )
-
-
-def _check_output(job: Job) -> None:
-    output = job.output
-    if output.is_dir():
-        raise InvalidRequest("output", f"{output} is a folder", "name a file in it")
-    if not output.parent.is_dir():
-        raise InvalidRequest("output", f"{output.parent} is not a folder", "make it first")
-    if any(
-        Path(text).exists() and output.exists() and output.samefile(text) for text in job.inputs
-    ):
-        raise InvalidRequest("output", f"{output} is an input", "name another file")
 
 
 @contextmanager

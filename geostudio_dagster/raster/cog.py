@@ -82,13 +82,19 @@ class ScratchRaster:
         descriptions: Sequence[str] = (),
         colours: Colours | None = None,
         unit: str = "",
+        scale: float = 1.0,
     ) -> None:
-        """Set the file's tags, the bands' names, the colour table and the unit of the values."""
+        """Set the file's tags, the bands' names, the colour table, and the values' unit and scale.
+
+        A pixel times ``scale`` is the value that it stands for.
+        """
         self._file.update_tags(**tags)
         for number, text in enumerate(descriptions, start=1):
             self._file.set_band_description(number, text)
             if unit:
                 self._file.set_band_unit(number, unit)
+        if scale != 1:
+            self._file.scales = [scale] * self._file.count
         if colours:
             self._file.write_colormap(1, dict(colours))
 

@@ -66,18 +66,21 @@ def write_bundle(
 ) -> Bundle:
     """A bundle of ``network``: a regression, or a segmentation where ``classes`` are given.
 
-    ``batch`` fixes the batch size of a torch.export program; None leaves it free.
+    ``batch`` fixes the batch size of an exported program or graph; None leaves it free.
     """
     folder.mkdir(parents=True)
     listed = [{"name": f"B{n}"} for n in range(bands)] if isinstance(bands, int) else list(bands)
     size, overlap, trim = patch
-    weights = "model.pt2" if runtime == "torch_export" else "model.pt"
+    weights = {"torch_export": "model.pt2", "onnx": "model.onnx"}.get(runtime, "model.pt")
+    shape = (batch or 2, len(listed), size, size)
     if runtime == "torchscript":
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
             torch.jit.script(network.eval()).save(str(folder / weights))
+    elif runtime == "onnx":
+        _export_onnx(folder / weights, network.eval(), shape, batch)
     else:
-        _export(folder / weights, network.eval(), (batch or 2, len(listed), size, size), batch)
+        _export(folder / weights, network.eval(), shape, batch)
     document = {
         "name": "test-model",
         "runtime": runtime,
@@ -97,6 +100,19 @@ def _export(path: Path, network: nn.Module, shape: tuple[int, ...], batch: int |
     free = None if batch else ({0: torch.export.Dim("n", min=1, max=64)},)
     program = torch.export.export(network, (torch.zeros(shape),), dynamic_shapes=free)
     torch.export.save(program, path)
+
+
+def _export_onnx(path: Path, network: nn.Module, shape: tuple[int, ...], batch: int | None) -> None:
+    free = None if batch else ({0: torch.export.Dim("n", min=1, max=64)},)
+    torch.onnx.export(
+        network,
+        (torch.zeros(shape),),
+        path,
+        dynamo=True,
+        dynamic_shapes=free,
+        external_data=False,
+        verbose=False,
+    )
 
 
 class Identity(nn.Module):

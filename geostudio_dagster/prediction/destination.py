@@ -1,0 +1,145 @@
+"""Where the command puts its output: a file here, or an object in a bucket."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from geostudio_dagster.errors import InvalidRequest, TaskError
+
+_S3 = "s3://"
+_GEOTIFF = "image/tiff; application=geotiff; profile=cloud-optimized"
+_MISSING = ("404", "NoSuchBucket")
+
+
+class Destination(Protocol):
+    """A place for one output. Its text form is how people name it."""
+
+    def check(self, inputs: Sequence[str]) -> None:
+        """Refuse what can't be written to, before any work.
+
+        Raises:
+            InvalidRequest: it can't be, or it is one of the inputs.
+        """
+
+    def workplace(self) -> Any:
+        """A context manager: a folder for scratch files, and the path to write the output to."""
+
+    def deliver(self, path: Path) -> None:
+        """Bring the finished output to its place, if it isn't there yet."""
+
+
+def destination(text: str) -> Destination:
+    """What ``text`` names: a path, or ``s3://bucket/key``.
+
+    Raises:
+        InvalidRequest: another kind of address.
+    """
+    if text.startswith(_S3):
+        bucket, _, key = text.removeprefix(_S3).partition("/")
+        if not bucket or not key or key.endswith("/"):
+            raise InvalidRequest("output", f"{text} names no object", "write s3://bucket/key.tif")
+        return BucketDestination(bucket, key)
+    if "://" in text:
+        raise InvalidRequest("output", f"{text} can't be written", "give a path or s3://bucket/key")
+    return LocalDestination(Path(text))
+
+
+@dataclass(frozen=True, slots=True)
+class LocalDestination:
+    """A file; it appears only when complete."""
+
+    path: Path
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def check(self, inputs: Sequence[str]) -> None:
+        """See :class:`Destination`."""
+        path = self.path
+        if path.is_dir():
+            raise InvalidRequest("output", f"{path} is a folder", "name a file in it")
+        if not path.parent.is_dir():
+            raise InvalidRequest("output", f"{path.parent} is not a folder", "make it first")
+        if any(Path(text).exists() and path.exists() and path.samefile(text) for text in inputs):
+            raise InvalidRequest("output", f"{path} is an input", "name another file")
+
+    @contextmanager
+    def workplace(self) -> Iterator[tuple[Path, Path]]:
+        """A folder beside the output, so that the finished file is moved without a copy."""
+        with tempfile.TemporaryDirectory(
+            prefix=f".{self.path.name}.", dir=self.path.parent
+        ) as folder:
+            yield Path(folder), self.path
+
+    def deliver(self, path: Path) -> None:
+        """It is there already."""
+
+
+@dataclass(frozen=True, slots=True)
+class BucketDestination:
+    """An object in a bucket, reached as boto3 finds it (``AWS_PROFILE``, ``AWS_ENDPOINT_URL``).
+
+    The finished file lies in the folder for temporary files until it is uploaded: a COG begins
+    with the offsets of all its blocks, which are known only when the last one is compressed. It
+    goes up in parts, which become an object together; parts of a failed upload are removed.
+    """
+
+    bucket: str
+    key: str
+
+    def __str__(self) -> str:
+        return f"{_S3}{self.bucket}/{self.key}"
+
+    def check(self, inputs: Sequence[str]) -> None:
+        """See :class:`Destination`."""
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        if str(self) in inputs:
+            raise InvalidRequest("output", f"{self} is an input", "name another object")
+        try:
+            self._client().head_bucket(Bucket=self.bucket)
+        except ClientError as error:
+            # Who may write an object may still not be allowed to ask for its bucket.
+            if error.response.get("Error", {}).get("Code") in _MISSING:
+                raise InvalidRequest(
+                    "output", f"there is no bucket {self.bucket}", "make it first"
+                ) from error
+        except BotoCoreError as error:
+            raise InvalidRequest(
+                "output", f"{self} can't be reached ({error})", "check credentials and region"
+            ) from error
+
+    @contextmanager
+    def workplace(self) -> Iterator[tuple[Path, Path]]:
+        """A folder for temporary files; the output is one of them."""
+        with tempfile.TemporaryDirectory(prefix="geostudio-predict.") as folder:
+            yield Path(folder), Path(folder) / "output.tif"
+
+    def deliver(self, path: Path) -> None:
+        """Upload the file.
+
+        Raises:
+            TaskError: ``not_uploaded``, retryable; the bucket is as it was before.
+        """
+        from boto3.exceptions import S3UploadFailedError
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        try:
+            self._client().upload_file(
+                str(path), self.bucket, self.key, ExtraArgs={"ContentType": _GEOTIFF}
+            )
+        except (S3UploadFailedError, BotoCoreError, ClientError) as error:
+            raise TaskError(
+                "not_uploaded", f"{self} could not be uploaded ({error}).", retryable=True
+            ) from error
+
+    @staticmethod
+    def _client() -> Any:
+        import boto3
+
+        return boto3.client("s3")

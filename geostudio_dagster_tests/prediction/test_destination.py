@@ -1,0 +1,150 @@
+"""``--output s3://...``: the object appears complete or not at all."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from http.client import HTTPConnection
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from moto.server import ThreadedMotoServer
+
+from geostudio_dagster.errors import TaskError
+from geostudio_dagster.prediction.destination import BucketDestination
+from geostudio_dagster_tests.conftest import write_scene
+from geostudio_dagster_tests.prediction.test_command import call, engine
+
+PART = 8 * 1024**2  # bytes from which boto3 uploads in parts
+
+
+@pytest.fixture(scope="module")
+def port() -> Iterator[int]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        number = free.getsockname()[1]
+    server = ThreadedMotoServer("127.0.0.1", number, verbose=False)
+    server.start()
+    yield number
+    server.stop()
+
+
+@pytest.fixture
+def bucket(port: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    for name, value in {
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+        "AWS_ACCESS_KEY_ID": "key",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_MAX_ATTEMPTS": "1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    place = boto3.resource("s3").Bucket("predictions")
+    place.create()
+    yield place
+    place.objects.delete()
+    place.delete()
+
+
+@pytest.fixture
+def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder for temporary files; nothing may be left in it."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
+    return folder
+
+
+def test_the_object_is_the_file_that_the_engine_makes(
+    bundle_folder: Path, tmp_path: Path, bucket: Any, scratch: Path
+) -> None:
+    scene = write_scene(tmp_path / "in", "scene.tif", size=300)
+    result = call(bundle_folder, [scene], "s3://predictions/2024/o.tif", "--json")
+    assert result.exit_code == 0, result.output
+    assert '"output": "s3://predictions/2024/o.tif"' in result.stdout
+    found = bucket.Object("2024/o.tif").get()
+    assert found["Body"].read() == engine(bundle_folder, scene, tmp_path / "p.tif")
+    assert found["ContentType"].startswith("image/tiff")
+    assert list(scratch.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("output", "sentence"),
+    [
+        ("s3://no-such-bucket/o.tif", "output: there is no bucket no-such-bucket; make it first."),
+        ("s3://predictions", "names no object; write s3://bucket/key.tif."),
+        ("s3://predictions/folder/", "names no object; write s3://bucket/key.tif."),
+        ("gs://predictions/o.tif", "can't be written; give a path or s3://bucket/key."),
+    ],
+)
+def test_what_can_never_be_written_is_told_before_any_work(
+    bundle_folder: Path, tmp_path: Path, bucket: Any, output: str, sentence: str
+) -> None:
+    result = call(bundle_folder, [tmp_path / "absent.tif"], output)
+    assert result.exit_code == 2
+    assert sentence in " ".join(result.stderr.split())
+    assert list(bucket.objects.all()) == []
+
+
+class _FailingPart(BaseHTTPRequestHandler):
+    """Hands everything on to the server behind it, but never takes the second part."""
+
+    protocol_version = "HTTP/1.1"
+    behind: int
+
+    def log_message(self, *_: object) -> None:
+        """Quiet."""
+
+    def _pass(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if "partNumber=2" in self.path:
+            self._answer(500, b"", {})
+            return
+        other = HTTPConnection("127.0.0.1", self.behind)
+        other.request(self.command, self.path, body, dict(self.headers))
+        with other.getresponse() as answer:
+            headers = {name: answer.headers[name] for name in ("ETag",) if name in answer.headers}
+            self._answer(answer.status, answer.read(), headers)
+        other.close()
+
+    do_PUT = do_POST = do_DELETE = do_GET = _pass  # noqa: N815
+
+    def _answer(self, status: int, body: bytes, headers: dict[str, str]) -> None:
+        self.send_response(status)
+        for name, value in {"Content-Length": str(len(body)), **headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+
+@pytest.fixture
+def failing_port(port: int) -> Iterator[int]:
+    handler = type("Handler", (_FailingPart,), {"behind": port})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(
+        target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
+    ).start()
+    yield server.server_port
+    server.shutdown()
+    server.server_close()
+
+
+def test_an_upload_that_breaks_off_leaves_nothing(
+    tmp_path: Path, bucket: Any, failing_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "large.tif"
+    path.write_bytes(bytes(2 * PART + 1))
+    bucket.put_object(Key="o.tif", Body=b"before")
+    with monkeypatch.context() as broken:
+        broken.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{failing_port}")
+        with pytest.raises(TaskError, match="could not be uploaded") as caught:
+            BucketDestination("predictions", "o.tif").deliver(path)
+    assert (caught.value.code, caught.value.retryable) == ("not_uploaded", True)
+    assert bucket.Object("o.tif").get()["Body"].read() == b"before"
+    assert list(bucket.multipart_uploads.all()) == []
+    BucketDestination("predictions", "o.tif").deliver(path)
+    assert bucket.Object("o.tif").content_length == 2 * PART + 1
