@@ -1,0 +1,245 @@
+"""Isolation by bubblewrap: its own namespaces, a root of its own, no network, no privileges.
+
+An unprivileged account gets a user namespace. Root does not need one, and must not stay root:
+Linux counts the processes of a user, and never root's. So the script becomes a user that nothing
+on this machine belongs to, another for every run.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from geostudio_dagster.processors.processes import descendants
+from geostudio_dagster.processors.python import python_folders, system_folders
+from geostudio_dagster.processors.rlimits import bounds
+from geostudio_dagster.processors.sandbox import Confined, Room, Sandbox, Shown
+from geostudio_dagster.processors.seccomp import filter_program
+from geostudio_dagster.settings import ScriptLimits
+
+# Enough for the dynamic loader and local time; nothing that names people or holds secrets.
+_ETC = ("ld.so.cache", "ld.so.conf", "ld.so.conf.d", "alternatives", "localtime")
+_NOBODY = "65534"
+_FIRST_USER = 1_900_000_000
+_runs = itertools.count(os.getpid() * 1000)
+
+
+@dataclass(frozen=True, slots=True)
+class BubblewrapSandbox:
+    """Runs programs in namespaces; ``user_namespace`` is how it does without being root."""
+
+    program: str
+    user_namespace: bool
+    hidden: tuple[Path, ...] = ()
+    name: str = "bubblewrap"
+
+    def shown(self, room: Room) -> Shown:
+        """Fixed paths below /job, whatever they are on this machine."""
+        return Shown(
+            f"/job/script/{room.script.name}",
+            f"/job/input/{room.input.name}",
+            "/job/output",
+            "/job/work",
+            tuple(f"/job/extra/{place}/{path.name}" for place, path in enumerate(room.extra)),
+        )
+
+    def start(
+        self,
+        room: Room,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        limits: ScriptLimits,
+    ) -> Confined:
+        """Start ``command`` in namespaces of its own."""
+        become: list[str] = []
+        if not self.user_namespace:
+            user = _FIRST_USER + next(_runs) % 100_000_000
+            for folder in (room.output, room.work):
+                os.chown(folder, user, user)
+            become = [_tool("setpriv"), f"--reuid={user}", f"--regid={user}", "--clear-groups"]
+            become += ["--inh-caps=-all", "--no-new-privs"]
+        inner = [*become, _tool("prlimit"), *bounds(limits, processes=True), *command]
+        with ExitStack() as stack:
+            status_read, status_write = os.pipe()
+            stack.callback(os.close, status_write)
+            passed = [status_write]
+            arguments = [*self._arguments(room, limits), "--json-status-fd", str(status_write)]
+            if program := filter_program():
+                descriptor = _readable(program)
+                stack.callback(os.close, descriptor)
+                passed.append(descriptor)
+                arguments += ["--seccomp", str(descriptor)]
+            process = subprocess.Popen(
+                [self.program, *arguments, "--", *inner],
+                env=dict(environment),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                cwd="/",
+                pass_fds=passed,
+                start_new_session=True,
+            )
+        return _Namespaced(process, os.fdopen(status_read, "rb", buffering=0))
+
+    def _arguments(self, room: Room, limits: ScriptLimits) -> Iterator[str]:
+        yield from ("--die-with-parent", "--new-session", "--unshare-ipc", "--unshare-pid")
+        yield from ("--unshare-net", "--unshare-uts", "--unshare-cgroup-try")
+        yield from ("--hostname", "processor", "--cap-drop", "ALL")
+        if self.user_namespace:
+            yield from ("--unshare-user", "--uid", _NOBODY, "--gid", _NOBODY)
+        else:
+            yield from ("--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID")
+        yield from self._system()
+        yield from ("--proc", "/proc", "--dev", "/dev")
+        for place in ("/dev/shm", "/tmp"):  # noqa: S108 - its own, in memory, bounded
+            yield from ("--perms", "1777", "--size", str(limits.temporary_bytes), "--tmpfs", place)
+        yield from ("--remount-ro", "/dev")
+        yield from self._job(room)
+        yield from ("--remount-ro", "/", "--chdir", "/job/work")
+
+    def _system(self) -> Iterator[str]:
+        for folder in system_folders():
+            if folder.is_symlink():
+                yield from ("--symlink", str(folder.readlink()), str(folder))
+            else:
+                yield from ("--ro-bind", str(folder), str(folder))
+        yield from _folder("/etc")
+        for name in _ETC:
+            yield from ("--ro-bind-try", f"/etc/{name}", f"/etc/{name}")
+        seen = python_folders()
+        # Otherwise bubblewrap makes them as closed as they are outside, such as /root.
+        parents = {str(parent) for folder in seen for parent in folder.parents} - {"/"}
+        for parent in sorted(parents):
+            yield from _folder(parent)
+        for folder in seen:
+            yield from ("--ro-bind", str(folder), str(folder))
+        for folder in self.hidden:
+            if any(folder.is_relative_to(other) for other in (*seen, *system_folders())):
+                yield from ("--perms", "0000", "--size", "4096", "--tmpfs", str(folder))
+
+    def _job(self, room: Room) -> Iterator[str]:
+        shown = self.shown(room)
+        for folder in ("/job", "/job/script", "/job/input", "/job/extra"):
+            yield from _folder(folder)
+        yield from ("--ro-bind", str(room.script), shown.script)
+        yield from ("--ro-bind", str(room.input), shown.input)
+        for outside, inside in zip(room.extra, shown.extra, strict=True):
+            yield from _folder(str(PurePosixPath(inside).parent))
+            yield from ("--ro-bind", str(outside), inside)
+        yield from ("--bind", str(room.output), shown.output)
+        yield from ("--bind", str(room.work), shown.work)
+
+
+def _folder(path: str) -> tuple[str, ...]:
+    return ("--perms", "0755", "--dir", str(PurePosixPath(path)))
+
+
+def _tool(name: str) -> str:
+    return shutil.which(name, path="/usr/bin:/bin:/usr/sbin:/sbin") or name
+
+
+def _readable(data: bytes) -> int:
+    """A descriptor that yields ``data``, which is smaller than a pipe."""
+    read, write = os.pipe()
+    os.write(write, data)
+    os.close(write)
+    return read
+
+
+class _Namespaced:
+    """A program whose processes are exactly those of one process namespace."""
+
+    def __init__(self, process: subprocess.Popen[bytes], status: object) -> None:
+        self.process = process
+        self._status = status
+        self._root, self._handle = self._await_root()
+
+    def _await_root(self) -> tuple[int | None, int | None]:
+        line = self._status.readline()  # type: ignore[attr-defined]
+        if not line:
+            return None, None  # set-up failed
+        root = int(json.loads(line)["child-pid"])
+        with suppress(ProcessLookupError):
+            return root, os.pidfd_open(root)
+        return root, None
+
+    def processes(self) -> list[int]:
+        return [] if self._root is None else descendants(self._root)
+
+    def kill(self) -> None:
+        if self._handle is not None:
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._handle, signal.SIGKILL)
+        self.process.kill()
+
+    def finish(self) -> int | None:
+        self.process.wait()
+        self.kill()
+        if self._handle is not None:
+            # The namespace's first process ends when all others in it have ended.
+            _wait_readable(self._handle)
+            os.close(self._handle)
+            self._handle = None
+        with self._status:  # type: ignore[attr-defined]
+            lines = self._status.read().splitlines()  # type: ignore[attr-defined]
+        codes = [json.loads(line).get("exit-code") for line in lines if line.strip()]
+        if self._root is None:
+            return None
+        return next((int(code) for code in codes if code is not None), 128 + signal.SIGKILL)
+
+
+def _wait_readable(descriptor: int) -> None:
+    import select
+
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    poll.poll()
+
+
+@functools.lru_cache
+def working_bubblewrap(hidden: tuple[Path, ...] = ()) -> Sandbox | str:
+    """A sandbox that was seen to work here, tried once; else the reason why there is none."""
+    program = shutil.which("bwrap")
+    if program is None:
+        return "bubblewrap (bwrap) is not installed"
+    reason = ""
+    for user_namespace in (False, True) if os.geteuid() == 0 else (True,):
+        sandbox = BubblewrapSandbox(program, user_namespace, hidden)
+        reason = _failure(sandbox)
+        if not reason:
+            return sandbox
+    return reason
+
+
+def _failure(sandbox: Sandbox) -> str:
+    """What goes wrong when the sandbox starts the interpreter; nothing if it works."""
+    with tempfile.TemporaryDirectory(prefix="geostudio-probe-") as name:
+        folder = Path(name)
+        room = Room(folder / "probe.py", folder / "input", folder / "output", folder / "work")
+        room.script.write_text("import os; print(os.getuid(), os.listdir('/job/work'))")
+        room.input.touch()
+        room.output.mkdir()
+        room.work.mkdir()
+        command = [sys.executable, "-I", "-S", sandbox.shown(room).script]
+        try:
+            confined = sandbox.start(room, command, {}, ScriptLimits())
+        except OSError as error:
+            return str(error)
+        with confined.process:
+            out, error_text = confined.process.communicate()
+            code = confined.finish()
+        if code == 0 and out.strip() and not out.startswith(b"0 "):
+            return ""
+        said = error_text.decode(errors="replace").strip().splitlines()
+        return said[-1] if said else f"the sandbox ended with exit code {code}"
