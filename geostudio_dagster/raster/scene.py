@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -126,20 +126,13 @@ class Scene:
         Raises:
             TaskError: ``corrupt``, some block can't be decoded.
         """
-        window = Window(box.col, box.row, box.width, box.height)
-        try:
-            self._read_channels(window, out)
-            valid[...] = True
-            for number, alpha in self._masks:
-                file = self._files[number]
-                read = file.read if alpha else file.read_masks
+        self._read_channels(box, out)
+        valid[...] = True
+        for number, alpha in self._masks:
+            file = self._files[number]
+            read = file.read if alpha else file.read_masks
+            with self._naming(number, box) as window:
                 np.logical_and(valid, read(alpha or 1, window=window), out=valid)
-        except (RasterioError, OSError) as error:
-            raise TaskError(
-                "corrupt",
-                f"{self._name()} can't be read at columns {box.col} to {box.right}, rows "
-                f"{box.row} to {box.bottom}: {error}. Upload the file again.",
-            ) from error
         self._exclude_nodata(out, valid)
 
     def check_unchanged(self) -> None:
@@ -156,13 +149,27 @@ class Scene:
                     retryable=True,
                 )
 
-    def _read_channels(self, window: Window, out: NDArray[Any]) -> None:
+    def _read_channels(self, box: Box, out: NDArray[Any]) -> None:
         first = 0
         for number, run in groupby(self.channels, key=lambda channel: channel.file):
             bands = [channel.band for channel in run]
-            # One call for all bands: a pixel-interleaved block is decoded once.
-            self._files[number].read(bands, window=window, out=out[first : first + len(bands)])
+            with self._naming(number, box) as window:
+                # One call for all bands: a pixel-interleaved block is decoded once.
+                self._files[number].read(bands, window=window, out=out[first : first + len(bands)])
             first += len(bands)
+
+    @contextmanager
+    def _naming(self, number: int, box: Box) -> Iterator[Window]:
+        """The box as a window to read; a failure of it is told by file and place."""
+        try:
+            yield Window(box.col, box.row, box.width, box.height)
+        except (RasterioError, OSError) as error:
+            raise TaskError(
+                "corrupt",
+                f"{Path(self.paths[number]).name} can't be read at columns {box.col} to "
+                f"{box.right}, rows {box.row} to {box.bottom}: {_cause(error)}; upload the file "
+                "again.",
+            ) from error
 
     def _exclude_nodata(self, pixels: NDArray[Any], valid: NDArray[np.bool_]) -> None:
         floating = self.dtype.kind == "f"
@@ -249,6 +256,8 @@ class Scene:
         file = self._files[number]
         nodata = file.nodatavals[index - 1]
         scale, offset = band.scale, band.offset
+        if not file.dtypes[index - 1].startswith("float"):
+            scale *= band.integer_scale
         if manifest.scaled_by_tags:
             offset += scale * file.offsets[index - 1]
             scale *= file.scales[index - 1]
@@ -282,9 +291,7 @@ def _paths(source: Source) -> tuple[Path | str, ...]:
     return (source,) if isinstance(source, str | Path) else tuple(source)
 
 
-def _parts(
-    files: range, manifest: BundleManifest
-) -> list[tuple[Sequence[int], tuple[Band, ...]]]:
+def _parts(files: range, manifest: BundleManifest) -> list[tuple[Sequence[int], tuple[Band, ...]]]:
     """Files of one date, and the bands to look for in them.
 
     As many files as the model has modalities are one per modality, in the manifest's order.
@@ -301,6 +308,13 @@ def _stamp(path: Path | str) -> tuple[int, int, int] | None:
     except OSError:
         return None  # not a local file
     return status.st_mtime_ns, status.st_size, status.st_ino
+
+
+def _cause(error: Exception) -> str:
+    """What GDAL said, where rasterio only points at it."""
+    while isinstance(error.__cause__, Exception):
+        error = error.__cause__
+    return str(error).rstrip(".")
 
 
 def _band_name(file: Any, band: int) -> str | None:
