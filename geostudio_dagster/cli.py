@@ -23,6 +23,7 @@ app = typer.Typer(
 )
 models_app = typer.Typer(help="Register and list models.", no_args_is_help=True)
 app.add_typer(models_app, name="models")
+app.add_typer(processors_app, name="processors")
 app.add_typer(keys_app, name="keys")
 
 RequestId = Annotated[str, typer.Argument(help="The request's id.")]
