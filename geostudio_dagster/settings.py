@@ -77,6 +77,27 @@ class ShardSettings(BaseModel):
     retry_delay_s: float = Field(default=5.0, ge=0, description="First delay; doubles each time.")
 
 
+class LimitSettings(BaseModel):
+    """What one request, and one user, may ask for; None is no limit."""
+
+    model_config = ConfigDict(frozen=True)
+
+    max_urls: int = Field(default=100_000, gt=0, description="Scenes of a request.")
+    max_area_km2: float | None = Field(
+        default=None, gt=0, description="Area of a request on the ellipsoid, square kilometres."
+    )
+    max_mpx: float | None = Field(
+        default=None, gt=0, description="Size of a request, millions of pixels."
+    )
+    max_live_per_user: int | None = Field(
+        default=None, ge=1, description="Requests of a user that are not over."
+    )
+    cost_per_hour: float | None = Field(
+        default=None, ge=0, description="Price of an hour of prediction, for estimates."
+    )
+    currency: str = Field(default="USD", max_length=10)
+
+
 class GeoServerSettings(BaseModel):
     """Where layers are published; absent means the embedded layer server only."""
 
@@ -163,6 +184,37 @@ class ProcessorSettings(BaseModel):
     limits: ScriptLimits = ScriptLimits()
 
 
+class WebhookSettings(BaseModel):
+    """How the webhooks of requests are told; hosts are allowed as for scenes."""
+
+    model_config = ConfigDict(frozen=True)
+
+    secret: SecretStr | None = Field(
+        default=None,
+        description="Signs deliveries (whsec_ and base64); without it, a secret per user.",
+    )
+    timeout_s: float = Field(default=15.0, gt=0, description="Longest a delivery may take.")
+    attempts: int = Field(default=12, ge=1, description="Tries of a delivery, over about a day.")
+    retry_delay_s: float = Field(default=20.0, ge=0, description="First delay; doubles each time.")
+
+
+class HousekeepingSettings(BaseModel):
+    """What is removed when; deleted things go ``gateway.retention_days`` after."""
+
+    model_config = ConfigDict(frozen=True)
+
+    share_days: float = Field(default=7.0, gt=0, description="Days that shared files are kept.")
+    run_days: float = Field(
+        default=30.0,
+        ge=0,
+        description="Days that Dagster's runs and partitions of finished requests are kept.",
+    )
+    scratch_hours: float = Field(
+        default=48.0, gt=0, description="Silence after which temporary files are abandoned."
+    )
+    items: int = Field(default=50, ge=1, description="Things of each kind removed at a time.")
+
+
 class Settings(BaseSettings):
     """Everything that differs between a laptop and a cluster."""
 
@@ -181,6 +233,10 @@ class Settings(BaseSettings):
     gateway_url: str = Field(
         default="http://127.0.0.1:8091", description="Where browsers reach maps and layers."
     )
+    dagster_url: str | None = Field(
+        default=None,
+        description="Dagster's webserver, so that a submitted request starts at once.",
+    )
     max_task_pixels: int = Field(
         default=8192 * 8192, gt=0, description="Larger scenes are split into several tasks."
     )
@@ -189,9 +245,12 @@ class Settings(BaseSettings):
     fetch: FetchSettings = FetchSettings()
     endpoints: EndpointsSettings = EndpointsSettings()
     shards: ShardSettings = ShardSettings()
+    limits: LimitSettings = LimitSettings()
     gateway: GatewaySettings = GatewaySettings()
     kubernetes: KubernetesSettings = KubernetesSettings()
     geoserver: GeoServerSettings | None = None
+    webhooks: WebhookSettings = WebhookSettings()
+    housekeeping: HousekeepingSettings = HousekeepingSettings()
     processors: ProcessorSettings = ProcessorSettings()
 
     @field_validator("data_folder")

@@ -100,6 +100,11 @@ class LocalStorage:
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
+    def scratch_file(self, name: str) -> Path:
+        """Where a temporary file of that name, nobody else's, may be written."""
+        self._scratch.mkdir(parents=True, exist_ok=True)
+        return self._scratch / name
+
     def discard_scratch(self, name: str, run_id: str = "") -> None:
         """Remove the run's scratch folder of ``name``, if it is there."""
         shutil.rmtree(self._scratch / name / run_id, ignore_errors=True)
@@ -116,6 +121,19 @@ class LocalStorage:
         source.replace(target)
         _fsync_folder(target.parent)
         return stored
+
+    def commit_once(self, source: Path, key: str) -> bool:
+        """Give a finished scratch file its key unless there is a file already; whether it did."""
+        target = self.path(key)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with source.open("rb+") as stream:
+            os.fsync(stream.fileno())
+        try:
+            os.link(source, target)
+        except FileExistsError:
+            return False
+        _fsync_folder(target.parent)
+        return True
 
     def commit_bytes(self, data: bytes, key: str) -> StoredFile:
         """Store ``data`` under ``key``, durably and atomically."""

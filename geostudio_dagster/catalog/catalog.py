@@ -14,6 +14,7 @@ from geostudio_dagster.catalog.publishing import Publishing
 from geostudio_dagster.catalog.registry import Registry
 from geostudio_dagster.catalog.reopening import Reopenings
 from geostudio_dagster.catalog.requests import Requests
+from geostudio_dagster.catalog.shares import Shares
 from geostudio_dagster.catalog.stopping import Stopping
 from geostudio_dagster.catalog.tasks import Tasks
 
@@ -33,6 +34,7 @@ class Catalog(
     Artifacts,
     Accounts,
     Groups,
+    Shares,
 ):
     """Requests, tasks and what became of them, in SQLite or PostgreSQL.
 

@@ -34,6 +34,8 @@ _CLOSED = tuple(
     )
 )
 _HIGHEST_PORT = 65535
+SHARE = "share"  # the scheme of files that users uploaded here; only admission may write it
+_SHARED = re.compile(rf"{SHARE}://([0-9a-f-]{{36}})/([A-Za-z0-9_][A-Za-z0-9._-]{{0,199}})")
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -90,6 +92,8 @@ def scene_address(text: str, settings: Settings) -> RemoteScene | LocalScene:
         return RemoteScene(url)
     if scheme == "file":
         return _local(_path_of(text), text, settings)
+    if scheme == SHARE:
+        return _shared(text, settings)
     raise UnacceptableAddressError(
         "forbidden_address",
         f"{shown(text)} is neither http(s) nor an absolute path",
@@ -218,6 +222,16 @@ def _path_of(text: str) -> str:
             "write file:///absolute/path, with # and ? escaped",
         )
     return unquote(parts.path)
+
+
+def _shared(text: str, settings: Settings) -> LocalScene:
+    """A file that a user uploaded; that it is the requester's own is admission's to see."""
+    match = _SHARED.fullmatch(text)
+    if match is None:
+        raise UnacceptableAddressError(
+            "forbidden_address", f"{shown(text)} is not a file shared here", "use its download URL"
+        )
+    return LocalScene(settings.storage_root.joinpath("shares", *match.groups()).resolve())
 
 
 def _local(path: str, text: str, settings: Settings) -> LocalScene:

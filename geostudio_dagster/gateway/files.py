@@ -6,6 +6,7 @@ from fastapi import APIRouter
 from fastapi.responses import FileResponse
 
 from geostudio_dagster.errors import NotFound
+from geostudio_dagster.gateway.grants import Guest
 from geostudio_dagster.gateway.place import Place
 
 router = APIRouter(tags=["files"])
@@ -22,9 +23,10 @@ _MEDIA_TYPES = {
 
 
 @router.api_route("/files/{key:path}", methods=["GET", "HEAD"], operation_id="file")
-def file(key: str, place: Place) -> FileResponse:
-    """One artifact by its storage key."""
+def file(key: str, guest: Guest, place: Place) -> FileResponse:
+    """One artifact by its storage key, which begins with the id of the request that it is of."""
     missing = NotFound(f"There is no file {key}.")
+    guest.request(key.split("/", maxsplit=1)[0])
     try:
         path = place.storage.path(key)
     except ValueError:
@@ -38,5 +40,5 @@ def file(key: str, place: Place) -> FileResponse:
         media_type=media_type,
         filename=path.name,
         content_disposition_type="inline" if path.suffix in {".json", ".png"} else "attachment",
-        headers={"Cache-Control": "no-cache"},  # asked for anew; the ETag saves the bytes
+        headers={"Cache-Control": "private, no-cache"},  # asked for anew; the ETag saves the bytes
     )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 from fastapi import APIRouter, HTTPException, Path, Query, Request
 from fastapi.responses import JSONResponse, Response
 
+from geostudio_dagster.gateway.grants import Guest, Visitor
 from geostudio_dagster.gateway.place import GatewayPlace, Place
 from geostudio_dagster.publish.layers import boxes, union
 
@@ -18,8 +20,8 @@ router = APIRouter(prefix="/layers", tags=["layers"])
 
 _LARGEST_ZOOM = 24
 _MOST_FOOTPRINTS = 2000
-_FOREVER = "public, max-age=31536000, immutable"
-_ASK_AGAIN = "no-cache"
+_FOREVER = "private, max-age=31536000, immutable"
+_ASK_AGAIN = "private, no-cache"
 _VERSION_DIGITS = 16
 
 Zoom = Annotated[int, Path(ge=0, le=_LARGEST_ZOOM)]
@@ -29,29 +31,35 @@ Latitude = Annotated[float, Query(ge=-90, le=90, allow_inf_nan=False)]
 
 
 @router.get("/{request_id}")
-def describe(request_id: str, request: Request, place: Place) -> JSONResponse:
+def describe(request_id: str, request: Request, guest: Guest, place: Place) -> JSONResponse:
     """The request in short, and its layers with bounds, legend and tile address templates."""
+    guest.request(request_id)
     records = place.shelf.records(request_id)
     document = {
         "request": _request_in_short(place, request_id),
         "bounds": union(record.bounds for record in records),
-        "layers": [_described(place, record, request) for record in records],
+        "layers": [
+            _described(place, record, _Addresses(request, record, guest)) for record in records
+        ],
         "footprints": _footprints(records),
     }
     return JSONResponse(document, headers={"Cache-Control": _ASK_AGAIN})
 
 
 @router.get("/{request_id}/{layer}/tilejson.json")
-def tilejson(request_id: str, layer: str, request: Request, place: Place) -> JSONResponse:
+def tilejson(
+    request_id: str, layer: str, request: Request, guest: Guest, place: Place
+) -> JSONResponse:
     """The layer as TileJSON 3.0, which QGIS and web maps open directly."""
     from titiler.core.models.mapbox import TileJSON  # heavy
 
+    guest.request(request_id)
     shown = place.shelf.layer(request_id, layer)
     (west, south, east, north), *_ = boxes(shown.record.bounds)
     document = TileJSON(
         tilejson="3.0.0",
         name=shown.record.title,
-        tiles=[_tile_template(request, shown.record)],
+        tiles=[_Addresses(request, shown.record, guest).tiles],
         minzoom=shown.minzoom,
         maxzoom=shown.maxzoom,
         bounds=[west, south, east, north],
@@ -71,6 +79,7 @@ def tile(
     x: TileNumber,
     y: TileNumber,
     request: Request,
+    guest: Guest,
     place: Place,
     v: str = "",
 ) -> Response:
@@ -82,6 +91,7 @@ def tile(
 
     if x >= 1 << z or y >= 1 << z:
         raise HTTPException(404, f"There is no tile {z}/{x}/{y}.")
+    guest.request(request_id)
     shown = place.shelf.layer(request_id, layer)
     version = shown.record.digest[:_VERSION_DIGITS]
     headers = {
@@ -94,10 +104,13 @@ def tile(
 
 
 @router.get("/{request_id}/{layer}/point")
-def point(request_id: str, layer: str, lon: Longitude, lat: Latitude, place: Place) -> JSONResponse:
+def point(
+    *, request_id: str, layer: str, lon: Longitude, lat: Latitude, guest: Guest, place: Place
+) -> JSONResponse:
     """The layer's value at a place in degrees; ``value`` is null where there is no data."""
     from geostudio_dagster.gateway.rendering import point_value  # heavy
 
+    guest.request(request_id)
     shown = place.shelf.layer(request_id, layer)
     found = point_value(shown, lon, lat) or {"value": None}
     return JSONResponse({"lon": lon, "lat": lat, **found}, headers={"Cache-Control": _ASK_AGAIN})
@@ -129,9 +142,8 @@ def _request_in_short(place: GatewayPlace, request_id: str) -> dict[str, Any]:
     }
 
 
-def _described(place: GatewayPlace, record: LayerRecord, request: Request) -> dict[str, Any]:
+def _described(place: GatewayPlace, record: LayerRecord, addresses: _Addresses) -> dict[str, Any]:
     shown = place.shelf.layer(record.request_id, record.name)
-    address = _address(request, record)
     return {
         "name": record.name,
         "title": record.title,
@@ -144,20 +156,32 @@ def _described(place: GatewayPlace, record: LayerRecord, request: Request) -> di
         "maxzoom": shown.maxzoom,
         "granules": len(record.granules),
         "style": record.style,
-        "tiles": [_tile_template(request, record)],
-        "tilejson": f"{address}/tilejson.json",
-        "point": f"{address}/point",
+        "tiles": [addresses.tiles],
+        "tilejson": addresses.of("tilejson.json"),
+        "point": addresses.of("point"),
     }
 
 
-def _address(request: Request, record: LayerRecord) -> str:
-    base = str(request.base_url).rstrip("/")
-    return f"{base}/layers/{quote(record.request_id, safe='')}/{quote(record.name, safe='')}"
+@dataclass(frozen=True, slots=True)
+class _Addresses:
+    """A layer's addresses, as whoever asks can reach them."""
 
+    request: Request
+    record: LayerRecord
+    guest: Visitor
 
-def _tile_template(request: Request, record: LayerRecord) -> str:
-    version = record.digest[:_VERSION_DIGITS]
-    return f"{_address(request, record)}/tiles/{{z}}/{{x}}/{{y}}.png?v={version}"
+    def of(self, what: str, **query: str) -> str:
+        """The address of something of the layer; a link's token is carried on."""
+        base = str(self.request.base_url).rstrip("/")
+        ids = (quote(self.record.request_id, safe=""), quote(self.record.name, safe=""))
+        wanted = "&".join(filter(None, (urlencode(query), self.guest.query)))
+        address = f"{base}/layers/{'/'.join(ids)}/{what}"
+        return f"{address}?{wanted}" if wanted else address
+
+    @property
+    def tiles(self) -> str:
+        """The template of the tiles' addresses, which changes with the layer's version."""
+        return self.of("tiles/{z}/{x}/{y}.png", v=self.record.digest[:_VERSION_DIGITS])
 
 
 def _footprints(records: tuple[LayerRecord, ...]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from fastapi.responses import FileResponse, HTMLResponse
 from jinja2 import Environment, FileSystemLoader
 
 from geostudio_dagster.errors import NotFound
-from geostudio_dagster.gateway.place import Place
+from geostudio_dagster.gateway.grants import Guest
 
 router = APIRouter(tags=["maps"])
 
@@ -25,13 +25,16 @@ _MAPLIBRE_FILES = {
 
 
 @router.get("/maps/{request_id}", response_class=HTMLResponse)
-def map_page(request_id: str, place: Place) -> HTMLResponse:
-    """The request on a map: input and prediction, legend, opacity, comparison, values."""
-    record = place.catalog.request(request_id)
+def map_page(request_id: str, guest: Guest) -> HTMLResponse:
+    """The request on a map: input and prediction, legend, opacity, comparison, values.
+
+    A browser comes with a signed link; the page passes its token on in all that it asks for.
+    """
+    record = guest.request(request_id)
     page = pages.get_template("map.html").render(
         request_id=record.id, title=record.spec.get("name") or f"Request {record.id}"
     )
-    return HTMLResponse(page, headers={"Cache-Control": "no-cache"})
+    return HTMLResponse(page, headers={"Cache-Control": "private, no-cache"})
 
 
 @router.get("/maplibre/{name}")

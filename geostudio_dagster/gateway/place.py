@@ -11,10 +11,10 @@ from fastapi import Depends, Request
 from geostudio_dagster.catalog import Catalog
 from geostudio_dagster.gateway.early import layers_of
 from geostudio_dagster.gateway.shelf import LayerShelf
-from geostudio_dagster.gateway.signing import Signer
 from geostudio_dagster.gateway.tokens import TokenVerifier
 from geostudio_dagster.installation import Installation
 from geostudio_dagster.settings import Settings
+from geostudio_dagster.signing import Signer
 from geostudio_dagster.storage import LocalStorage
 
 

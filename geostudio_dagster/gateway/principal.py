@@ -14,10 +14,12 @@ from geostudio_dagster.gateway.place import GatewayPlace, Place
 from geostudio_dagster.gateway.tokens import RefusedTokenError
 from geostudio_dagster.gateway_settings import LOOPBACK
 
-_key_header = APIKeyHeader(
+key_header = APIKeyHeader(
     name="X-API-Key", auto_error=False, description="A key from POST /v2/auth/api-keys."
 )
-_bearer = HTTPBearer(auto_error=False, description="A JWT of the configured issuer, or a key.")
+bearer_header = HTTPBearer(
+    auto_error=False, description="A JWT of the configured issuer, or a key."
+)
 
 NO_CREDENTIALS = "Provide a valid Authorization or X-Api-Key header."
 BAD_KEY = "x-api-key provided is invalid or inactive."
@@ -46,8 +48,8 @@ class Principal:
 def principal_of(
     request: Request,
     place: Place,
-    key: Annotated[str | None, Security(_key_header)] = None,
-    bearer: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)] = None,
+    key: Annotated[str | None, Security(key_header)] = None,
+    bearer: Annotated[HTTPAuthorizationCredentials | None, Security(bearer_header)] = None,
 ) -> Principal:
     """Who asks.
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from geostudio_dagster.catalog import Catalog, LayerRecord, Plan, PlannedTask
 from geostudio_dagster.gateway.app import create_app
+from geostudio_dagster.gateway_settings import GatewaySettings
 from geostudio_dagster.models.bundle import Bundle, BundleManifest
 from geostudio_dagster.publish import styles
 from geostudio_dagster.publish.footprint import geographic_bounds
@@ -82,7 +83,9 @@ class World:
 @contextmanager
 def open_world(folder: Path) -> Iterator[World]:
     """An installation below ``folder`` with a request of one planned task and no layers."""
-    settings = Settings(data_folder=folder / "data")
+    # Who may look is tested in v2/test_grants.py.
+    open_to_all = GatewaySettings(auth="off")
+    settings = Settings(data_folder=folder / "data", gateway=open_to_all)
     settings.data_folder.mkdir()
     catalog = Catalog.open(settings.catalog_url)
     catalog.migrate()

@@ -162,7 +162,7 @@ def test_tiles_answer_conditional_requests(published: World, client: TestClient)
     x, y, *_ = tile_of(*place(128, 128), ZOOM)
     url = f"/layers/{REQUEST}/pred/tiles/{ZOOM}/{x}/{y}.png"
     first = client.get(url)
-    assert first.headers["cache-control"] == "no-cache"
+    assert first.headers["cache-control"] == "private, no-cache"
     again = client.get(url, headers={"If-None-Match": first.headers["etag"]})
     assert (again.status_code, again.content) == (304, b"")
 
@@ -180,7 +180,7 @@ def test_versioned_tiles_may_be_kept_forever_and_a_new_version_has_new_addresses
     with TestClient(client.app, base_url="http://127.0.0.1") as fresh:
         after = fresh.get(f"/layers/{REQUEST}").json()["layers"][1]
         assert after["tiles"] != before["tiles"]
-        assert fresh.get(url).headers["cache-control"] == "no-cache"
+        assert fresh.get(url).headers["cache-control"] == "private, no-cache"
 
 
 def test_a_point_has_its_class(published: World, client: TestClient) -> None:

@@ -4,6 +4,9 @@
 (() => {
   const requestId = document.body.dataset.request;
   const address = `../layers/${encodeURIComponent(requestId)}`;
+  const grant = new URLSearchParams(location.search).get("grant"); // lets a browser in
+  const signed = (url) => grant
+    ? `${url}${url.includes("?") ? "&" : "?"}grant=${encodeURIComponent(grant)}` : url;
   const POLL_MS = 5000;
   const INPUT = "input_rgb";
   const GOOD = new Set(["COMPLETED"]);
@@ -279,7 +282,8 @@
     const { lng: lon, lat } = lngLat.wrap();
     const layer = [...described.layers].reverse().find((item) => item.style.kind !== "rgb");
     if (!layer) return;
-    const answer = await fetch(`${address}/${encodeURIComponent(layer.name)}/point?lon=${lon}&lat=${lat}`);
+    const answer = await fetch(
+      signed(`${address}/${encodeURIComponent(layer.name)}/point?lon=${lon}&lat=${lat}`));
     const found = answer.ok ? await answer.json() : { value: null };
     at("value").replaceChildren(...valueText(found, lon, lat));
     if (popup && found.value !== null) {
@@ -302,7 +306,7 @@
   /* Putting it together */
 
   async function load() {
-    const answer = await fetch(address, { headers: { Accept: "application/json" } });
+    const answer = await fetch(signed(address), { headers: { Accept: "application/json" } });
     if (!answer.ok) throw new Error((await answer.json()).detail || answer.statusText);
     return answer.json();
   }

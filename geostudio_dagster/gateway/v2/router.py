@@ -6,11 +6,12 @@ from fastapi import APIRouter, Depends
 
 from geostudio_dagster.gateway.principal import principal_of
 from geostudio_dagster.gateway.problems import responses
-from geostudio_dagster.gateway.v2 import groups, keys
+from geostudio_dagster.gateway.v2 import groups, keys, shares
 
 _MODULES = (
     keys,
     groups,
+    shares,
 )
 # Addresses that prove themselves otherwise, as signed links do, are in an ``open_router``.
 

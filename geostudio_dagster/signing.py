@@ -16,6 +16,7 @@ from pathlib import Path
 
 from geostudio_dagster.settings import Settings
 
+GRANT = "grant"  # the query parameter that carries a token
 _SECRET_BYTES = 32
 _LONGEST_TOKEN = 100
 
@@ -61,6 +62,20 @@ class Signer:
         message = f"link {until}\n{scope}".encode(errors="surrogatepass")
         seal = hmac.digest(self.secret, message, hashlib.sha256)
         return urlsafe_b64encode(seal).rstrip(b"=").decode()
+
+
+def request_scope(request_id: str) -> str:
+    """What a link to a request's map, layers and files permits."""
+    return f"request:{request_id}"
+
+
+def map_link(settings: Settings, request_id: str) -> str:
+    """Address of a request's map page, for a browser without a key; it expires."""
+    address = f"{settings.gateway_url.rstrip('/')}/maps/{request_id}"
+    if settings.gateway.auth == "off":
+        return address
+    life = timedelta(hours=settings.gateway.link_hours)
+    return f"{address}?{GRANT}={Signer.open(settings).sign(request_scope(request_id), life)}"
 
 
 def _secret_of(path: Path) -> bytes:
