@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import warnings
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse
 from geostudio_dagster.errors import NotFound
 from geostudio_dagster.gateway.addresses import PREFIX
 from geostudio_dagster.gateway.maps import pages
-from geostudio_dagster.gateway.problems import Problem
+from geostudio_dagster.gateway.problems import Problem, responses
 
 router = APIRouter(include_in_schema=False)
 
@@ -64,16 +65,26 @@ def describe(app: FastAPI) -> dict[str, Any]:
     """The OpenAPI document, with the problem documents that every route may answer."""
     if app.openapi_schema is None:
         used = {tag for route in app.routes for tag in getattr(route, "tags", ())}
-        document = get_openapi(
-            title=app.title,
-            version=app.version,
-            description=app.description,
-            routes=app.routes,
-            tags=[{"name": n, "description": t} for n, t in TAGS.items() if n in used],
-            servers=[{"url": "/"}, {"url": PREFIX}],
-        )
+        with warnings.catch_warnings():
+            # Routes that answer HEAD, too, have one id for both.
+            warnings.filterwarnings("ignore", message="Duplicate Operation ID")
+            document = get_openapi(
+                title=app.title,
+                version=app.version,
+                description=app.description,
+                routes=app.routes,
+                tags=[{"name": n, "description": t} for n, t in TAGS.items() if n in used],
+                servers=[{"url": "/"}, {"url": PREFIX}],
+            )
+        for methods in document["paths"].values():
+            methods.pop("head", None)  # as GET, without the body
+            for operation in methods.values():
+                if "422" in operation["responses"]:  # FastAPI writes its own shape here
+                    operation["responses"]["422"] = responses(422)[422]
         schemas = document.setdefault("components", {}).setdefault("schemas", {})
         schemas["Problem"] = Problem.model_json_schema()
+        for unused in ("HTTPValidationError", "ValidationError"):
+            schemas.pop(unused, None)
         app.openapi_schema = document
     return app.openapi_schema
 
