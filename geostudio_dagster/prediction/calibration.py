@@ -30,7 +30,7 @@ from geostudio_dagster.models.runtime import Model
 from geostudio_dagster.prediction.batches import Batch
 from geostudio_dagster.prediction.forward import ForwardPass, ForwardPlan, host_memory
 from geostudio_dagster.prediction.options import PredictOptions, usable_cores
-from geostudio_dagster.prediction.report import StageClock
+from geostudio_dagster.prediction.report import StageClock, peak_rss
 
 # Patches from which on measuring pays back. By count, not by time: whether a task is calibrated
 # must not depend on how busy the machine is.
@@ -40,8 +40,8 @@ _BATCHES = {"cpu": (1, 2, 4, 8, 16), "cuda": (8, 16, 32, 64, 128)}
 _LONG_S = 2.0  # what takes longer is measured once, and cold
 _ROUNDS = 5  # batches that each worker computes to measure a plan
 _BETTER = 0.95  # of the rule's time: less may be chance, and the rule is proven
-_MOST_BYTES = 512 * 1024**2  # that forward passes may take on a processor
-_MOST_GPU = 0.8  # of a GPU's free memory
+_MOST_BYTES = 256 * 1024**2  # that forward passes may take on a processor
+_MOST_GPU = 0.8  # of a GPU's memory
 
 # Seconds per patch of a plan.
 Measure = Callable[[ForwardPlan], float]
@@ -142,12 +142,15 @@ def _free(options: PredictOptions, model: Model) -> frozenset[str]:
 
 def _measuring(model: Model, shape: tuple[int, int, int]) -> Measure:
     """Measures plans by the real forward pass over noise: warmed up, then the lesser of two."""
-    start = _resident()
+    start = peak_rss()
+    flying, grown = 1, 0  # most patches at a time so far, and bytes that they took
 
     def measure(plan: ForwardPlan) -> float:
-        if plan.device.startswith("cuda"):
-            torch.cuda.reset_peak_memory_stats(plan.device)
-            free = torch.cuda.mem_get_info(plan.device)[0]
+        nonlocal flying, grown
+        gpu = plan.device.startswith("cuda")
+        patches = plan.workers * plan.batch_size
+        if not gpu and grown * patches / flying > _MOST_BYTES:
+            return float("inf")  # not even to try: the peak would stay with the process
         try:
             took, count = _timed(model, plan, shape, plan.workers), plan.workers
             if took < _LONG_S:
@@ -155,12 +158,13 @@ def _measuring(model: Model, shape: tuple[int, int, int]) -> Measure:
                 took = min(_timed(model, plan, shape, count) for _ in range(2))
         except torch.OutOfMemoryError:
             return float("inf")
-        if plan.device.startswith("cuda"):
-            fits = torch.cuda.max_memory_allocated(plan.device) < _MOST_GPU * free
-        else:
-            # Freed memory stays with the process for now: what it has is the most it needed.
-            fits = _resident() - start < _MOST_BYTES
-        return took / (count * plan.batch_size) if fits else float("inf")
+        if gpu:
+            free, everything = torch.cuda.mem_get_info(plan.device)
+            if free < (1 - _MOST_GPU) * everything:
+                return float("inf")
+        elif patches > flying:
+            flying, grown = patches, peak_rss() - start
+        return took / (count * plan.batch_size)
 
     return measure
 
@@ -207,14 +211,6 @@ def _processor() -> str:
         line = next(line for line in lines if line.startswith("model name"))
         return line.partition(":")[2].strip()
     return f"{platform.machine()} {platform.processor()}"
-
-
-def _resident() -> int:
-    """Memory of this process now, bytes; 0 where that can't be known."""
-    with contextlib.suppress(OSError):
-        pages = int(Path("/proc/self/statm").read_text("ascii").split()[1])
-        return pages * os.sysconf("SC_PAGE_SIZE")
-    return 0
 
 
 def _chosen(plan: ForwardPlan) -> dict[str, int]:

@@ -20,11 +20,11 @@ from rasterio.transform import array_bounds
 from geostudio_dagster.errors import Cancelled, TaskError
 from geostudio_dagster.models.bundle import Bundle
 from geostudio_dagster.models.cache import loaded
-from geostudio_dagster.prediction.allocator import memory_kept
 from geostudio_dagster.prediction.batches import Batch, BatchReader, Patch
 from geostudio_dagster.prediction.options import PredictOptions, usable_cores
 from geostudio_dagster.prediction.readahead import read_ahead
 from geostudio_dagster.prediction.report import PredictionReport, StageClock, peak_rss
+from geostudio_dagster.prediction.timeline import write_timeline
 from geostudio_dagster.raster.cog import BLOCK, write_cog
 from geostudio_dagster.raster.patches import Box, PatchGrid
 from geostudio_dagster.raster.scene import Scene, Source
@@ -86,7 +86,6 @@ def predict(
     with (
         rasterio.Env(GDAL_CACHEMAX=_GDAL_CACHE),
         Scene(source, bundle.manifest, decoders) as scene,
-        memory_kept(),
     ):
         core = scene.core(window)
         # Only now: importing torch costs a second, which a scene that can't be read needn't pay.
@@ -128,6 +127,8 @@ def predict(
         finally:
             path.unlink(missing_ok=True)
         report = run.report(output)
+        if options.profile is not None:
+            write_timeline(options.profile, clock.spans or [], report)
         stages = ", ".join(f"{name} {seconds:.2f}" for name, seconds in report.seconds.items())
         log.info(
             "%d patches, %d skipped; seconds: %s", report.patches, report.skipped_patches, stages

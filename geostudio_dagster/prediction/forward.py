@@ -20,10 +20,11 @@ from geostudio_dagster.prediction.batches import Batch
 from geostudio_dagster.prediction.options import PredictOptions, usable_cores
 from geostudio_dagster.prediction.report import StageClock
 
-# Measured for one-thread workers and a ResNet-18 U-Net, CPU time per patch: float32 97 to 100 ms
-# at 2 and 3, 109 at 4, 117 at 8, 125 at 1; bfloat16 42 ms at 2, 31 at 4, 33 at 8. Larger batches
-# lose to memory allocation, and each adds its activations to the peak memory.
-_CPU_BATCH = {"float32": 2, "bfloat16": 4}
+# Measured for two one-thread workers and a ResNet-18 U-Net, CPU ms per patch: float32 59 at 2, 54
+# at 3, 52 at 4, 57 at 8; bfloat16 29 at 4, 27 at 8. More saves little: glibc hands blocks above 32
+# MB back to the system each time, 4000 page faults per patch at 8. And each patch more in flight
+# adds its activations to the peak memory: float32 stays within 300 MB at 3, not at 4.
+_CPU_BATCH = {"float32": 3, "bfloat16": 4}
 _GPU_BATCH = 32
 _GPU_WORKERS = 2  # one copies and asks for its work while the other's is computed
 _FEW_CORES = 4
