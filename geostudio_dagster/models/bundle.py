@@ -40,7 +40,9 @@ class _Strict(BaseModel):
 class Band(_Strict):
     """One input band.
 
-    The model sees ``(pixel * scale + offset - mean) / std`` in float32. ``index`` (0-based)
+    The model sees ``(pixel * scale + offset - mean) / std`` in float32. A scene of integers is
+    multiplied by ``integer_scale`` first: what makes reflectances of the numbers that they are
+    stored as; floating-point scenes hold the reflectances themselves. ``index`` (0-based)
     finds the band in a scene whose bands have no names; where they have, the name decides.
     ``modality`` is the key that a multi-modal model takes the band under, such as ``S1GRD``.
     """
@@ -49,6 +51,7 @@ class Band(_Strict):
     modality: Text | None = Field(default=None, min_length=1, max_length=64)
     index: int | None = Field(default=None, ge=0)
     scale: float = 1.0
+    integer_scale: float = Field(default=1.0, gt=0)
     offset: float = 0.0
     mean: float = 0.0
     std: float = Field(default=1.0, gt=0)
