@@ -5,6 +5,7 @@ from __future__ import annotations
 import dagster as dg
 
 from geostudio_dagster.defs.jobs import publish_job, shard_job
+from geostudio_dagster.defs.processor_watcher import processor_watcher
 from geostudio_dagster.defs.request_assets import geoserver_layers, plan_request_job, request_plan
 from geostudio_dagster.defs.resources import InstallationResource
 from geostudio_dagster.defs.sensors import (
@@ -48,7 +49,13 @@ def defs() -> dg.Definitions:
             geoserver_layers,
         ],
         jobs=[plan_request_job, shard_job, publish_job],
-        sensors=[inbox_sensor, request_planner, shard_dispatcher, reconciler],
+        sensors=[
+            inbox_sensor,
+            request_planner,
+            shard_dispatcher,
+            reconciler,
+            processor_watcher,
+        ],
         resources={"installation": InstallationResource()},
         executor=_executor(settings),
     )

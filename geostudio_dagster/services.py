@@ -108,6 +108,9 @@ def running(services: Iterable[Service], settings: Settings, home: Path) -> Iter
         "GEOSTUDIO_GATEWAY_URL": settings.gateway_url,
         "PYTHONUNBUFFERED": "1",
     }
+    for service in services:
+        if service.name == "webserver" and service.url:
+            environment["GEOSTUDIO_DAGSTER_URL"] = service.url
     processes: dict[str, subprocess.Popen[bytes]] = {}
     try:
         for service in services:

@@ -60,6 +60,19 @@ class Artifacts(Database):
                 found |= {row.owner_id: artifact_record(row) for row in session.scalars(query)}
         return found
 
+    def artifacts_in_role(
+        self, prefix: str, owner_ids: Sequence[str]
+    ) -> dict[str, list[ArtifactRecord]]:
+        """The artifacts whose role begins with ``prefix``, by owner and then by role."""
+        found: dict[str, list[ArtifactRecord]] = {}
+        role = Artifact.name.startswith(prefix, autoescape=True)
+        with self._read() as session:
+            for part in chunks(owner_ids):
+                query = select(Artifact).where(Artifact.owner_id.in_(part), role)
+                for row in session.scalars(query.order_by(Artifact.name)):
+                    found.setdefault(row.owner_id, []).append(artifact_record(row))
+        return found
+
     def events(self, request_id: str, after: int = 0, limit: int = 10_000) -> list[EventRecord]:
         """What happened to the request after the event of that id, in order."""
         query = (
@@ -70,6 +83,23 @@ class Artifacts(Database):
         )
         with self._read() as session:
             return [event_record(row) for row in session.scalars(query)]
+
+
+def forget_artifacts(
+    session: Session, owner_id: str, prefix: str, but: Sequence[ArtifactRecord]
+) -> list[str]:
+    """Remove the artifacts whose role begins with ``prefix``, except ``but``; their keys."""
+    if not prefix:
+        return []
+    query = select(Artifact).where(
+        Artifact.owner_id == owner_id, Artifact.name.startswith(prefix, autoescape=True)
+    )
+    kept_roles, kept_keys = {item.name for item in but}, {item.key for item in but}
+    stale = [row for row in session.scalars(query) if row.name not in kept_roles]
+    for row in stale:
+        session.delete(row)
+    session.flush()
+    return sorted({row.key for row in stale} - kept_keys)
 
 
 def upsert_artifacts(

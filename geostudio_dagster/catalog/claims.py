@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import and_, or_, select, update
 from sqlalchemy.orm import Session
 
-from geostudio_dagster.catalog.artifacts import upsert_artifacts
+from geostudio_dagster.catalog.artifacts import forget_artifacts, upsert_artifacts
 from geostudio_dagster.catalog.changes import (
     add_event,
     error_text,
@@ -129,11 +129,16 @@ class Claims(Database):
         artifacts: Sequence[ArtifactRecord] = (),
         metrics: Mapping[str, Any] | None = None,
         *,
+        replaces: str = "",
         now: datetime | None = None,
-    ) -> None:
+    ) -> list[str]:
         """End a step with its results: the next one is READY, or the task is FINISHED.
 
-        The metrics ``pixels`` and ``seconds`` of the prediction make up the model's speed.
+        The metrics ``pixels`` and ``seconds`` of the prediction make up the model's speed. With
+        ``replaces``, artifacts whose role begins so and is not among the new ones are forgotten.
+
+        Returns:
+            the storage keys of the files that were forgotten.
 
         Raises:
             LeaseLost: the run does not hold the step any more; nothing is written.
@@ -148,6 +153,7 @@ class Claims(Database):
             step.finished_at = now
             step.error_code = step.error = None
             _keep_metrics(task, step, metrics or {})
+            forgotten = forget_artifacts(session, task_id, replaces, artifacts)
             upsert_artifacts(session, request.id, artifacts)
             following = steps[steps.index(step) + 1 :]
             if following and following[0].status == StepStatus.WAITING:
@@ -156,6 +162,7 @@ class Claims(Database):
             if all(later.process_id == PUSH for later in following):
                 add_event(session, request.id, "task_finished", now, task_id=task_id)
             stop_if_idle(session, request, now)
+            return forgotten
 
     def fail_step(
         self,

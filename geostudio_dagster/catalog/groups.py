@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 
 from geostudio_dagster.catalog.api_schema import Group, GroupMember, ModelCard, Permission, Tune
 from geostudio_dagster.catalog.database import Database, utc_now
+from geostudio_dagster.catalog.processor_schema import Processor
 from geostudio_dagster.catalog.schema import Request
 from geostudio_dagster.catalog.viewer import Viewer
 from geostudio_dagster.errors import Conflict, Forbidden, NotFound
@@ -213,7 +214,8 @@ class Groups(Database):
 
 
 # Tables whose rows can be shared. What has no table of its own here is owned by nobody.
-_ARTIFACTS: dict[str, type[Request | ModelCard | Tune]] = {
+_ARTIFACTS: dict[str, type[Request | ModelCard | Tune | Processor]] = {
+    "generic_processor": Processor,
     "inference_run": Request,
     "model": ModelCard,
     "tune": Tune,

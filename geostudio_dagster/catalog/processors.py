@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session, aliased
 
 from geostudio_dagster.catalog.api_schema import Permission
 from geostudio_dagster.catalog.database import Database, utc_now
+from geostudio_dagster.catalog.pages import Paging
 from geostudio_dagster.catalog.processor_records import (
     PinnedProcessor,
     Position,
@@ -37,6 +38,7 @@ _DEFINITION = (
     "gpu",
 )
 _SHOWN = 5
+_FIRST_PAGE = Paging(limit=1000)
 
 
 class Processors(Database):
@@ -87,22 +89,28 @@ class Processors(Database):
     def processors(
         self,
         viewer: Viewer | None = None,
+        page: Paging = _FIRST_PAGE,
         *,
-        limit: int = 1000,
-        offset: int = 0,
-        query: str = "",
         all_versions: bool = False,
     ) -> tuple[int, list[ProcessorRecord]]:
-        """How many processors the viewer sees, and a page of them, the newest first."""
+        """How many processors the viewer sees, and a page of them.
+
+        ``q`` looks into names and descriptions.
+
+        Raises:
+            InvalidRequest: the list is not sorted by that field.
+        """
         statement = _visible(viewer)
-        if query:
-            statement = statement.where(Processor.name.icontains(query, autoescape=True))
+        looked_for = page.contains(Processor.name, Processor.description)
+        if looked_for is not None:
+            statement = statement.where(looked_for)
         if not all_versions:
             statement = statement.where(_is_newest())
-        page = statement.order_by(Processor.created_at.desc(), Processor.id.desc())
+        columns = {"created_at": Processor.created_at, "name": Processor.name}
+        ordered = statement.order_by(*page.order(columns, Processor.id))
         with self._read() as session:
             total = session.scalar(select(func.count()).select_from(statement.subquery())) or 0
-            rows = session.scalars(page.limit(limit).offset(offset))
+            rows = session.scalars(ordered.limit(page.limit).offset(page.skip))
             return total, [processor_record(row) for row in rows]
 
     def processor_versions(
@@ -327,7 +335,7 @@ def _is_same(row: Processor, draft: ProcessorDraft) -> bool:
 
 
 def _refresh(row: Processor, draft: ProcessorDraft, now: datetime) -> None:
-    changed = {"report": dict(draft.report), "deprecated_at": None}
+    changed: dict[str, Any] = {"report": dict(draft.report), "deprecated_at": None}
     if draft.description:
         changed["description"] = draft.description
     if any(getattr(row, name) != value for name, value in changed.items()):

@@ -17,6 +17,7 @@ CONNECTOR = "url-connector"
 PREDICTION = "terratorch-inference"
 POSTPROCESS = "postprocess-generic"
 PROCESSOR = "generic-python-processor"
+EARLY_PROCESSOR = "generic-python-processor-before-postprocess"
 PUSH = "push-to-geoserver"
 
 

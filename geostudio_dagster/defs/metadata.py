@@ -45,6 +45,20 @@ def stage_metadata(
     return metadata
 
 
+def script_metadata(report: StageReport) -> dict[str, Any]:
+    """What the request's scripts said, task by task, and how they were isolated."""
+    scripts = {
+        outcome.task.id: outcome.metrics["scripts"]
+        for outcome in report.finished[:_SAMPLE]
+        if outcome.metrics.get("scripts")
+    }
+    isolation = {str(outcome.metrics.get("isolation")) for outcome in report.finished}
+    return {
+        "scripts": dg.MetadataValue.json(scripts),
+        "isolation": ", ".join(sorted(isolation)),
+    }
+
+
 def picture(png: bytes) -> dg.MarkdownMetadataValue:
     """A PNG that the UI renders in place."""
     return dg.MetadataValue.md(

@@ -12,15 +12,22 @@ from dagster._core.storage.tags import (
     RETRY_NUMBER_TAG,
 )
 
-from geostudio_dagster.catalog import ModelRecord
+from geostudio_dagster.catalog import ModelRecord, Position
 from geostudio_dagster.catalog.states import CONNECTOR, POSTPROCESS, PREDICTION
 from geostudio_dagster.defs.kubernetes import prediction_pod_config
-from geostudio_dagster.defs.metadata import map_url, picture, stage_metadata
+from geostudio_dagster.defs.metadata import map_url, picture, script_metadata, stage_metadata
 from geostudio_dagster.defs.partitions import ATTEMPT_TAG, shard_partitions
+from geostudio_dagster.defs.processor_assets import processor_materialization
 from geostudio_dagster.defs.resources import InstallationResource
 from geostudio_dagster.errors import Conflict, NotFound
 from geostudio_dagster.installation import Installation
-from geostudio_dagster.pipeline import deliverables, postprocessing, predicting, scenes
+from geostudio_dagster.pipeline import (
+    deliverables,
+    postprocessing,
+    predicting,
+    processing,
+    scenes,
+)
 from geostudio_dagster.pipeline.stage import StageReport, Work, run_stage, sign_of_life
 from geostudio_dagster.settings import Settings
 
@@ -91,8 +98,10 @@ def _run(
     process_id: str,
     work: Work,
     workers: int = 1,
+    *,
+    reopens: bool = True,
 ) -> tuple[ModelRecord, StageReport]:
-    model = _open_shard(context, installation, process_id)
+    model = _open_shard(context, installation, process_id if reopens else None)
     report = run_stage(
         installation, context.partition_key, context.run_id, process_id, work, workers=workers
     )
@@ -104,6 +113,29 @@ def _run(
         report.seconds,
     )
     return model, report
+
+
+def _run_chain(
+    context: dg.AssetExecutionContext, installation: Installation, position: Position
+) -> StageReport | None:
+    """The processors that the request has at a position; None if it has none there."""
+    request_id = context.partition_key.split("/")[0]
+    chain = processing.chain_of(installation, request_id, position)
+    if not chain:
+        return None
+    _open_shard(context, installation, processing.STEP_OF[position])
+    report = processing.run_chain(installation, context.partition_key, context.run_id, position)
+    context.log.info(
+        "%d of %d tasks went through %s in %.1f s",
+        report.count("finished"),
+        len(report.outcomes),
+        " > ".join(pin.processor.label for pin in chain),
+        report.seconds,
+    )
+    for pin in chain:
+        # The processor's own page shows its runs, whatever request they were for.
+        context.log_event(processor_materialization(pin, context.partition_key, report))
+    return report
 
 
 @dg.asset(
@@ -206,9 +238,15 @@ def postprocessed(
 ) -> dg.MaterializeResult:
     """Make the quicklook of the input and the statistics of the prediction."""
     place = installation.get()
-    model, report = _run(context, place, POSTPROCESS, postprocessing.postprocess_task)
+    early = _run_chain(context, place, Position.BEFORE_POSTPROCESS)
+    model, report = _run(
+        context, place, POSTPROCESS, postprocessing.postprocess_task, reopens=early is None
+    )
     preview = postprocessing.preview_of(place, report)
     more = {"preview": picture(preview)} if preview else {}
+    if early is not None:
+        report = early.followed_by(report)
+        more |= script_metadata(early)
     return _stage_result(context, place, model, report, **more)
 
 
@@ -221,8 +259,8 @@ def postprocessed(
     code_version="1",
     check_specs=[_all_tasks_ok("processor_outputs")],
     description=(
-        "What the request's own processors made of each output. Requests cannot name processors "
-        "yet, so this passes everything on."
+        "What the request's own processors made of each output: rasters, vectors, tables and "
+        "what the scripts reported. Without processors it passes everything on."
     ),
 )
 def processor_outputs(
@@ -230,8 +268,15 @@ def processor_outputs(
 ) -> dg.MaterializeResult:
     """Run the request's chain of processors on each task's outputs."""
     place = installation.get()
-    model = _open_shard(context, place)
-    return _stage_result(context, place, model, StageReport((), 0.0), processors=0)
+    report = _run_chain(context, place, Position.AFTER_POSTPROCESS)
+    if report is None:
+        model = _open_shard(context, place)
+        return _stage_result(context, place, model, StageReport((), 0.0), processors=0)
+    shard = place.catalog.shard(context.partition_key)
+    model = place.catalog.model(place.catalog.request(shard.request_id).model_id)
+    preview = processing.preview_of(place, report)
+    more = {"preview": picture(preview)} if preview else {}
+    return _stage_result(context, place, model, report, **script_metadata(report), **more)
 
 
 @dg.asset(

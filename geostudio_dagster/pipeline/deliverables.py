@@ -12,6 +12,7 @@ from geostudio_dagster.catalog import ArtifactRecord, Settlement, TaskRecord
 from geostudio_dagster.catalog.states import PUSH
 from geostudio_dagster.errors import TaskError
 from geostudio_dagster.installation import Installation
+from geostudio_dagster.pipeline.alone import ALONE
 from geostudio_dagster.pipeline.stage import heartbeat, now
 from geostudio_dagster.publish.archive import write_archive
 from geostudio_dagster.publish.stac import MEDIA_TYPE, item_json, task_item
@@ -71,7 +72,11 @@ def settle(installation: Installation, shard_key: str, run_id: str) -> Settlemen
 
 def _package(installation: Installation, task: TaskRecord, run_id: str) -> bool:
     """Write item and archive unless they were made from exactly these files already."""
-    artifacts = installation.catalog.artifacts(task.id)
+    artifacts = [
+        artifact
+        for artifact in installation.catalog.artifacts(task.id)
+        if not artifact.name.startswith(ALONE)
+    ]
     made_from = _fingerprint(artifacts)
     known = {a.name: a.metadata.get("made_from") for a in artifacts if a.name in _PACKAGED}
     if all(known.get(name) == made_from for name in _PACKAGED):

@@ -16,6 +16,7 @@ from geostudio_dagster.installation import Installation
 from geostudio_dagster.models.bundle import BundleManifest
 from geostudio_dagster.pipeline import steplog
 from geostudio_dagster.pipeline.mosaics import Granule, join_parts
+from geostudio_dagster.pipeline.output_layers import layers_of_processors
 from geostudio_dagster.pipeline.stage import heartbeat, now
 from geostudio_dagster.publish import styles
 from geostudio_dagster.publish.footprint import Bounds
@@ -157,6 +158,10 @@ def _drafts(installation: Installation, request_id: str, run_id: str) -> Iterato
         _style(installation, manifest, tasks),
         tuple(predictions),
     )
+    for found in layers_of_processors(installation, request, tasks, manifest):
+        abstract = f"What users' processors made of the output of {made_by}."
+        title = f"{found.title} · {subject}"
+        yield _Draft(request_id, found.name, title, abstract, found.style, found.granules)
 
 
 def _granules(installation: Installation, tasks: Sequence[TaskRecord], role: str) -> list[Granule]:

@@ -7,6 +7,7 @@ import json
 from geostudio_dagster.catalog import TaskRecord
 from geostudio_dagster.installation import Installation
 from geostudio_dagster.pipeline.predicting import COG
+from geostudio_dagster.pipeline.processing import processed_prediction
 from geostudio_dagster.pipeline.scenes import scene_of
 from geostudio_dagster.pipeline.stage import ProducedFile, StageReport, StepOutput, WorkContext
 from geostudio_dagster.postprocess.quicklook import write_quicklook
@@ -27,7 +28,7 @@ def postprocess_task(task: TaskRecord, context: WorkContext) -> StepOutput:
         window=task.window,
         scratch=context.scratch,
     )
-    figures = statistics(place.path_of(prediction), bundle.manifest)
+    figures = statistics(place.path_of(processed_prediction(place, task)), bundle.manifest)
     stats = context.scratch / f"{task.id}_stats.json"
     stats.write_text(json.dumps(figures, indent=2, sort_keys=True) + "\n", "utf-8")
     return StepOutput(

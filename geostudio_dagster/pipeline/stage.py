@@ -41,12 +41,14 @@ class ProducedFile:
 class StepOutput:
     """What one step made: files to commit, artifacts that already lie elsewhere, and figures.
 
-    ``metrics`` is kept with the step; ``pixels`` and ``seconds`` in it feed the estimates.
+    ``metrics`` is kept with the step; ``pixels`` and ``seconds`` in it feed the estimates. What an
+    earlier try of the step left in roles that begin with ``replaces`` goes.
     """
 
     files: Sequence[ProducedFile] = ()
     external: Sequence[ArtifactRecord] = ()
     metrics: Mapping[str, Any] = field(default_factory=dict)
+    replaces: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +89,12 @@ class StageReport:
     def total(self, metric: str) -> float:
         """Sum of a numeric metric over the finished tasks."""
         return float(sum(outcome.metrics.get(metric, 0) or 0 for outcome in self.outcomes))
+
+    def followed_by(self, later: StageReport) -> StageReport:
+        """Both as one: how each task fared in the later stage, or in this one if it ended there."""
+        reached = {outcome.task.id for outcome in later.outcomes}
+        before = (outcome for outcome in self.outcomes if outcome.task.id not in reached)
+        return StageReport((*before, *later.outcomes), self.seconds + later.seconds)
 
     @property
     def finished(self) -> tuple[TaskOutcome, ...]:
@@ -181,9 +189,16 @@ class _StageRun:
         output = self.work(task, WorkContext(self.installation, scratch, self.run_id, self.stop))
         committed = [self._commit(task, file) for file in output.files]
         artifacts = (*committed, *output.external)
-        self.installation.catalog.finish_step(
-            task.id, self.process_id, self.run_id, artifacts, output.metrics
+        forgotten = self.installation.catalog.finish_step(
+            task.id,
+            self.process_id,
+            self.run_id,
+            artifacts,
+            output.metrics,
+            replaces=output.replaces,
         )
+        for key in forgotten:
+            self.installation.storage.delete(key)
         return TaskOutcome(task, "finished", artifacts, output.metrics)
 
     def _commit(self, task: TaskRecord, file: ProducedFile) -> ArtifactRecord:

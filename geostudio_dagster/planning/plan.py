@@ -5,15 +5,24 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from math import ceil, prod
 from threading import Lock
 from urllib.parse import urlsplit
 
-from geostudio_dagster.catalog import Plan, PlannedTask, RequestRecord
-from geostudio_dagster.catalog.states import CONNECTOR, POSTPROCESS, PREDICTION, PUSH
+import numpy as np
+
+from geostudio_dagster.catalog import Plan, PlannedTask, Position, RequestRecord
+from geostudio_dagster.catalog.states import (
+    CONNECTOR,
+    EARLY_PROCESSOR,
+    POSTPROCESS,
+    PREDICTION,
+    PROCESSOR,
+    PUSH,
+)
 from geostudio_dagster.connectors.header import SceneHeader, window_footprint
 from geostudio_dagster.connectors.url import look
 from geostudio_dagster.errors import InvalidRequest, TaskError
@@ -26,6 +35,8 @@ from geostudio_dagster.settings import Settings
 log = logging.getLogger(__name__)
 
 STEPS = (CONNECTOR, PREDICTION, POSTPROCESS, PUSH)
+_STEP_OF = {Position.BEFORE_POSTPROCESS: EARLY_PROCESSOR, Position.AFTER_POSTPROCESS: PROCESSOR}
+_ORDER = (CONNECTOR, PREDICTION, EARLY_PROCESSOR, POSTPROCESS, PROCESSOR, PUSH)
 
 _LOOKS_AT_ONCE = 16
 _SILENT_LOOKS = 3  # times a host fails to answer before the rest of its scenes is taken unseen
@@ -39,6 +50,8 @@ def make_plan(
     manifest: BundleManifest,
     settings: Settings,
     speed_mpx_s: float | None,
+    *,
+    positions: Collection[Position] = (),
 ) -> Plan:
     """Turn a request into tasks, in shards, with an estimate.
 
@@ -48,6 +61,7 @@ def make_plan(
 
     Args:
         speed_mpx_s: measured prediction speed of the model, Mpx/s; None before its first run.
+        positions: where processors of users run in this request.
 
     Raises:
         InvalidRequest: there are no scenes, or they make more tasks than allowed.
@@ -56,7 +70,7 @@ def make_plan(
     if not spec.spatial_domain.urls:
         raise InvalidRequest("spatial_domain.urls", "is empty", "give at least one scene")
     headers = _inspect_all(spec.spatial_domain.urls, settings)
-    tasks = _tasks(spec, request_id, headers, settings)
+    tasks = _tasks(spec, request_id, headers, settings, steps_with(positions))
     speed = speed_mpx_s or settings.shards.assumed_mpx_per_second
     typical = _typical(tasks)
     seconds = [_seconds(task, speed, typical) for task in tasks]
@@ -67,6 +81,8 @@ def make_plan(
         "shards": count,
         "mpx": round(sum(task.pixels or 0 for task in tasks) / 1e6, 3),
         "patches": sum(_patches(task, manifest.patch) for task in tasks),
+        "input_bytes": sum(_input_bytes(header, manifest) for header in headers if header),
+        "output_bytes": sum(task.pixels or 0 for task in tasks) * _output_bytes(manifest),
         "seconds": round(sum(seconds), 1),
         "mpx_per_second": round(speed, 3),
         "speed_is_measured": speed_mpx_s is not None,
@@ -74,6 +90,12 @@ def make_plan(
     }
     placed = tuple(replace(task, shard=n) for task, n in zip(tasks, numbers, strict=True))
     return Plan(tasks=placed, shard_count=count, estimate=estimate)
+
+
+def steps_with(positions: Collection[Position]) -> tuple[str, ...]:
+    """The steps of a task, in order, of a request with processors at these positions."""
+    steps = {*STEPS, *(_STEP_OF[position] for position in positions)}
+    return tuple(step for step in _ORDER if step in steps)
 
 
 def tasks_geojson(plan: Plan) -> bytes:
@@ -104,6 +126,7 @@ def _tasks(
     request_id: str,
     headers: Sequence[SceneHeader | None],
     settings: Settings,
+    steps: tuple[str, ...],
 ) -> list[PlannedTask]:
     urls = spec.spatial_domain.urls
     tasks: list[PlannedTask] = []
@@ -118,7 +141,7 @@ def _tasks(
             scene_size=(header.width, header.height) if header else None,
             footprint=header.footprint if header else None,
             pixels=header.width * header.height if header else None,
-            steps=STEPS,
+            steps=steps,
         )
         tasks.extend(_parts(whole, header, spec, settings))
         if len(tasks) > settings.max_tasks:
@@ -160,6 +183,19 @@ def _parts(
             footprint=footprint,
             pixels=window[2] * window[3],
         )
+
+
+def _input_bytes(header: SceneHeader, manifest: BundleManifest) -> int:
+    """What the model reads of a scene, uncompressed."""
+    bands = min(len(header.bands), len(manifest.bands))
+    return header.width * header.height * bands * np.dtype(header.dtype).itemsize
+
+
+def _output_bytes(manifest: BundleManifest) -> int:
+    """What one pixel of the prediction takes, uncompressed."""
+    if manifest.task == "regression":
+        return 4
+    return 1 if manifest.output == "classes" else 4 * len(manifest.classes)
 
 
 def _typical(tasks: Sequence[PlannedTask]) -> float:

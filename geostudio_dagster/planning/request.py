@@ -19,9 +19,13 @@ from pydantic import (
     model_validator,
 )
 
+from geostudio_dagster.catalog.processor_records import Position
 from geostudio_dagster.errors import InvalidRequest
 
 _POLE, _DATE_LINE = 90, 180
+MOST_CLIENT_CHARACTERS = 64 * 1024
+_MOST_PARAMETERS = 64 * 1024
+_OWN_LAYERS = ("input_rgb", "pred")
 _DATE = re.compile(r"^\d{4}-\d{2}-\d{2}$")
 
 
@@ -59,14 +63,56 @@ class SpatialDomain(_Strict):
                 raise ValueError(f"west {west} equals east")
         return boxes
 
+    @field_validator("urls")
+    @classmethod
+    def _each_once(cls, urls: tuple[str, ...]) -> tuple[str, ...]:
+        twice = next((url for url, times in Counter(urls).items() if times > 1), None)
+        if twice is not None:
+            raise ValueError(f"names {twice} twice")
+        return urls
+
     @model_validator(mode="after")
     def _something(self) -> Self:
         if not (self.urls or self.bbox or self.polygons or self.tiles):
             raise ValueError("is empty; give at least one entry in urls, bbox, polygons or tiles")
-        twice = next((url for url, times in Counter(self.urls).items() if times > 1), None)
-        if twice is not None:
-            raise ValueError(f"urls names {twice} twice")
         return self
+
+
+class ProcessorUse(_Strict):
+    """One link of a chain of users' processors; each is fed by the one before."""
+
+    processor: Text = Field(min_length=1, max_length=200, description="Id, name or name@version.")
+    parameters: dict[str, Any] = Field(
+        default_factory=dict, description="On top of the processor's own defaults."
+    )
+    position: Position | None = Field(
+        default=None, description="Where it runs; the processor's own choice if left out."
+    )
+
+    @field_validator("parameters")
+    @classmethod
+    def _bounded(cls, value: dict[str, Any]) -> dict[str, Any]:
+        if len(json.dumps(value, default=str)) > _MOST_PARAMETERS:
+            raise ValueError(f"is larger than {_MOST_PARAMETERS} characters of JSON")
+        return value
+
+
+class OutputLayer(_Strict):
+    """A map layer of what processors wrote, picked by the end of the files' names."""
+
+    suffix: Text = Field(min_length=1, max_length=100, description="Such as _masked.tif.")
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,59}$", description="The layer's name.")
+    title: Text = Field(default="", max_length=200)
+    style: dict[str, Any] | None = Field(
+        default=None, description="Classes, ramp or rgb; made from the values if left out."
+    )
+
+    @field_validator("name")
+    @classmethod
+    def _free(cls, value: str) -> str:
+        if value in _OWN_LAYERS:
+            raise ValueError(f"{value} is a layer that every request has")
+        return value
 
 
 class RequestSpec(_Strict):
@@ -84,6 +130,25 @@ class RequestSpec(_Strict):
         default=None, ge=256, le=65_536, description="Scenes larger than this square are split."
     )
     priority: int = Field(default=0, ge=-100, le=100)
+    processors: tuple[ProcessorUse, ...] = Field(
+        default=(), max_length=16, description="Users' own processors, in order."
+    )
+    output_layers: tuple[OutputLayer, ...] = Field(
+        default=(),
+        max_length=16,
+        description="Layers of what the processors write; every raster is one if left out.",
+    )
+
+    client: dict[str, Any] = Field(
+        default_factory=dict, description="What a client sent to have it given back."
+    )
+
+    @field_validator("client")
+    @classmethod
+    def _bounded(cls, value: dict[str, Any]) -> dict[str, Any]:
+        if len(json.dumps(value, default=str)) > MOST_CLIENT_CHARACTERS:
+            raise ValueError(f"is larger than {MOST_CLIENT_CHARACTERS} characters of JSON")
+        return value
 
     @field_validator("model")
     @classmethod
@@ -143,7 +208,14 @@ def parse_request_json(text: str | bytes) -> RequestSpec:
 
 def _fields_beside(place: tuple[int | str, ...]) -> list[str]:
     """The fields known where an unknown one stands."""
-    return list((SpatialDomain if place[0] == "spatial_domain" else RequestSpec).model_fields)
+    if len(place) == 1:
+        return list(RequestSpec.model_fields)
+    inner: dict[int | str, type[BaseModel]] = {
+        "spatial_domain": SpatialDomain,
+        "processors": ProcessorUse,
+        "output_layers": OutputLayer,
+    }
+    return list(inner.get(place[0], RequestSpec).model_fields)
 
 
 def _first_problem(error: ValidationError) -> InvalidRequest:

@@ -220,10 +220,10 @@ def _classes(manifest: BundleManifest, statistics: Mapping[str, Any]) -> list[di
 
 def _add_assets(item: pystac.Item, task: TaskRecord, artifacts: Sequence[ArtifactRecord]) -> None:
     by_name = {artifact.name: artifact for artifact in artifacts}
-    for name, (key, title, roles) in _ASSETS.items():
-        artifact = by_name.get(name)
-        if artifact is None:
-            continue
+    known = {name: asset for name, asset in _ASSETS.items() if name in by_name}
+    known |= {a.name: _of_processor(a) for a in artifacts if "processor" in a.metadata}
+    for name, (key, title, roles) in known.items():
+        artifact = by_name[name]
         fields: dict[str, Any] = {}
         if artifact.size is not None:
             fields["file:size"] = artifact.size
@@ -239,6 +239,13 @@ def _add_assets(item: pystac.Item, task: TaskRecord, artifacts: Sequence[Artifac
                 extra_fields=fields,
             ),
         )
+
+
+def _of_processor(artifact: ArtifactRecord) -> tuple[str, str, tuple[str, ...]]:
+    """Asset key, title and roles of a file that a user's script wrote."""
+    by = artifact.metadata["processor"]
+    name = artifact.name.rpartition("/")[2]
+    return artifact.name.replace("/", "-"), f"{name}, by {by}", ("data",)
 
 
 def _href(key: str, task: TaskRecord) -> str:

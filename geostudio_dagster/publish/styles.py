@@ -64,7 +64,7 @@ def prediction_style(
         "kind": "ramp",
         "nodata": FLOAT_NODATA,
         "unit": manifest.unit,
-        "stops": stops or _default_stops(value_range),
+        "stops": stops or ramp_stops(value_range),
     }
 
 
@@ -75,7 +75,8 @@ def rgb_style(
     return {"kind": "rgb", "channels": list(channels), "minimum": minimum, "maximum": maximum}
 
 
-def _default_stops(value_range: tuple[float, float] | None) -> list[dict[str, Any]]:
+def ramp_stops(value_range: tuple[float, float] | None) -> list[dict[str, Any]]:
+    """Stops of the default colours over a range of values; 0 to 1 where it is not known."""
     low, high = value_range or (0.0, 1.0)
     if not low < high:
         high = low + 1.0

@@ -15,6 +15,7 @@ from geostudio_dagster.catalog import (
 )
 from geostudio_dagster.catalog.api_schema import Group, Permission
 from geostudio_dagster.catalog.database import utc_now
+from geostudio_dagster.catalog.pages import Paging
 from geostudio_dagster.errors import NotFound
 from geostudio_dagster_tests.catalog.driving import Driver
 
@@ -71,8 +72,8 @@ def test_other_content_is_the_next_version_and_the_same_again_is_not(catalog: Ca
     total, records = catalog.processors(ADA)
     assert (total, [r.version for r in records]) == (1, [3])
     assert catalog.processors(ADA, all_versions=True)[0] == 3
-    assert catalog.processors(ADA, query="CLOUD")[0] == 1
-    assert catalog.processors(ADA, query="%")[0] == 0
+    assert catalog.processors(ADA, Paging(q="CLOUD"))[0] == 1
+    assert catalog.processors(ADA, Paging(q="%"))[0] == 0
 
 
 def test_a_reference_is_an_id_a_name_or_a_version_of_it(catalog: Catalog) -> None:

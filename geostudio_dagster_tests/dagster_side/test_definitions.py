@@ -58,6 +58,7 @@ def test_assets_jobs_and_sensors_by_name(definitions: dg.Definitions) -> None:
         "request_planner",
         "shard_dispatcher",
         "reconciler",
+        "processor_watcher",
     }
 
 

@@ -1,0 +1,210 @@
+"""Users' processors in the main job: chains, their files, their failures, their end."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+
+import numpy as np
+import pytest
+import rasterio
+from dagster import AssetKey
+
+from geostudio_dagster.catalog import ModelRecord
+from geostudio_dagster.defs.processor_assets import processor_key
+from geostudio_dagster.errors import InvalidRequest
+from geostudio_dagster.installation import Installation
+from geostudio_dagster.storage import sha256_of
+from geostudio_dagster_tests.conftest import MakeScene
+from geostudio_dagster_tests.driving import Driver, path_of, submit, tasks_of
+from geostudio_dagster_tests.scripts import COUNT, DROP, FAIL, upload
+
+FIRST, SECOND = "after_postprocess/0/processed.tif", "after_postprocess/1/scaled.tif"
+
+
+def test_a_chain_runs_after_postprocess_and_its_files_go_everywhere(
+    installation: Installation, model: ModelRecord, make_scene: MakeScene, driver: Driver
+) -> None:
+    drop = upload(installation, "drop-class", DROP, processor_parameters={"drop": 0})
+    upload(installation, "count", COUNT)
+    chain = [
+        {"processor": "drop-class", "parameters": {"drop": 1}},
+        {"processor": "count@1", "parameters": {"factor": 2.5}},
+    ]
+    scene = make_scene("a_2024-06-30.tif")
+    request = submit(installation, [scene], model, name="Chained", processors=chain)
+    assert driver.until_over(request) == "COMPLETED"
+
+    (task,) = tasks_of(installation, request)
+    assert [(s.process_id, str(s.status)) for s in task.steps] == [
+        ("url-connector", "FINISHED"),
+        ("terratorch-inference", "FINISHED"),
+        ("postprocess-generic", "FINISHED"),
+        ("generic-python-processor", "FINISHED"),
+        ("push-to-geoserver", "FINISHED"),
+    ]
+    with rasterio.open(path_of(installation, task.id, "prediction")) as file:
+        prediction = file.read(1)
+    with rasterio.open(path_of(installation, task.id, FIRST)) as file:
+        dropped = file.read(1)
+    with rasterio.open(path_of(installation, task.id, SECOND)) as file:
+        scaled = file.read(1)
+        assert file.profile["tiled"]
+    expected = np.where(prediction == 1, 255, prediction)
+    np.testing.assert_array_equal(dropped, expected)
+    np.testing.assert_array_equal(scaled, np.where(expected == 255, -1, expected * 2.5))
+
+    said = task.step("generic-python-processor").metrics["scripts"]
+    assert [entry["processor"] for entry in said] == ["drop-class@1", "count@1"]
+    assert said[0]["printed"]["dropped"] == int((prediction == 1).sum())
+    assert said[0]["printed"]["source"].endswith(f"{task.id}_pred.tif")
+
+    with zipfile.ZipFile(path_of(installation, task.id, "archive")) as archive:
+        assert {
+            f"{task.id}_drop_class_processed.tif",
+            f"{task.id}_count_scaled.tif",
+            f"{task.id}_count_counts.csv",
+            f"{task.id}_count_outline.geojson",
+        } <= set(archive.namelist())
+    item = json.loads(path_of(installation, task.id, "stac").read_text())
+    asset = item["assets"]["after_postprocess-0-processed.tif"]
+    assert asset["href"] == f"./{task.id}_drop_class_processed.tif"
+    assert asset["title"] == "processed.tif, by drop-class@1"
+
+    layers = {layer.name: layer for layer in installation.catalog.layers(request)}
+    assert list(layers) == ["input_rgb", "pred", "drop_class_processed", "count_scaled"]
+    assert layers["drop_class_processed"].style["kind"] == "classes"
+    assert layers["count_scaled"].style["kind"] == "ramp"
+    assert layers["count_scaled"].title == "count@1 · scaled.tif · Chained"
+
+    event = driver.instance.get_latest_materialization_event(processor_key(drop.owner, drop.name))
+    assert event is not None and event.asset_materialization is not None
+    metadata = {key: value.value for key, value in event.asset_materialization.metadata.items()}
+    assert (metadata["request"], metadata["version"], metadata["finished"]) == (request, 1, 1)
+    event = driver.instance.get_latest_materialization_event(AssetKey("processor_outputs"))
+    assert event is not None and event.asset_materialization is not None
+    metadata = {key: value.value for key, value in event.asset_materialization.metadata.items()}
+    assert metadata["scripts"][task.id][0]["printed"]["status"] == "success"
+    assert metadata["isolation"] in {"bubblewrap", "rlimits"}
+    assert "preview" in metadata
+
+
+def test_before_postprocess_the_statistics_are_of_what_the_processor_made(
+    installation: Installation, model: ModelRecord, make_scene: MakeScene, driver: Driver
+) -> None:
+    upload(installation, "drop-class", DROP, position="before_postprocess")
+    upload(installation, "count", COUNT)
+    chain = [
+        {"processor": "drop-class", "parameters": {"drop": 1}},
+        {"processor": "count", "parameters": {"factor": 1}},
+    ]
+    request = submit(installation, [make_scene("a.tif")], model, processors=chain)
+    assert driver.until_over(request) == "COMPLETED"
+    (task,) = tasks_of(installation, request)
+    assert [step.process_id for step in task.steps] == [
+        "url-connector",
+        "terratorch-inference",
+        "generic-python-processor-before-postprocess",
+        "postprocess-generic",
+        "generic-python-processor",
+        "push-to-geoserver",
+    ]
+    stats = json.loads(path_of(installation, task.id, "stats").read_text())
+    pixels = {entry["value"]: entry["pixels"] for entry in stats["classes"]}
+    assert pixels[1] == 0
+    assert pixels[0] > 0
+    with rasterio.open(path_of(installation, task.id, "after_postprocess/1/scaled.tif")) as file:
+        assert not (file.read(1) == 1).any(), "the chain goes on with what was made before"
+
+
+def test_a_failing_script_fails_its_task_with_its_own_words(
+    installation: Installation, model: ModelRecord, make_scene: MakeScene, driver: Driver
+) -> None:
+    good, bad = make_scene("good.tif", seed=1), make_scene("bad.tif", seed=2)
+    odd = FAIL.replace("import sys", "import os, sys").replace(
+        'sys.exit("', 'os.environ["GEOSTUDIO_INPUT"].endswith("task_0_pred.tif") or sys.exit("'
+    )
+    upload(installation, "picky", odd)
+    request = submit(installation, [good, bad], model, processors=[{"processor": "picky"}])
+    assert driver.until_over(request) == "COMPLETED_WITH_ERRORS"
+    first, second = tasks_of(installation, request)
+    assert (first.status, second.status) == ("FINISHED", "FAILED")
+    step = second.step("generic-python-processor")
+    assert step.error_code == "processor_failed"
+    assert "picky@1" in str(step.error)
+    assert "no cloud band in this scene" in str(step.error)
+    assert step.attempts == 1, "the same script would only fail again"
+
+
+def test_the_last_version_is_pinned_and_deleting_it_ends_no_request(
+    installation: Installation, model: ModelRecord, make_scene: MakeScene, driver: Driver
+) -> None:
+    first = upload(installation, "drop-class", DROP, processor_parameters={"drop": 1})
+    request = submit(
+        installation, [make_scene("a.tif")], model, processors=[{"processor": "drop-class"}]
+    )
+    upload(installation, "drop-class", FAIL)
+    installation.catalog.delete_processor(first.id)
+    assert installation.catalog.unneeded_scripts() == []
+    assert driver.until_over(request) == "COMPLETED"
+    (task,) = tasks_of(installation, request)
+    assert installation.catalog.artifact(task.id, FIRST).metadata["processor"] == "drop-class@1"
+    assert installation.catalog.unneeded_scripts() == [first.key]
+
+
+def test_doing_it_again_gives_equal_bytes_and_leaves_nothing_stale(
+    installation: Installation, model: ModelRecord, make_scene: MakeScene, driver: Driver
+) -> None:
+    upload(installation, "count", COUNT)
+    request = submit(
+        installation, [make_scene("a.tif")], model, processors=[{"processor": "count"}]
+    )
+    driver.until_over(request)
+    (task,) = tasks_of(installation, request)
+    catalog = installation.catalog
+    before = {a.name: a.sha256 for a in catalog.artifacts(task.id)}
+    assert sum(name.startswith("after_postprocess/0/") for name in before) == 3
+    driver.launch("shard_job", partition=f"{request}/00000", assets=["processor_outputs"])
+    assert driver.until_over(request) == "COMPLETED"
+    assert {a.name: a.sha256 for a in catalog.artifacts(task.id)} == before
+    for artifact in catalog.artifacts(task.id):
+        if not artifact.key.startswith("file:"):
+            assert sha256_of(installation.path_of(artifact)) == artifact.sha256
+
+
+def test_layers_are_picked_by_the_end_of_the_files_names(
+    installation: Installation, model: ModelRecord, make_scene: MakeScene, driver: Driver
+) -> None:
+    upload(installation, "count", COUNT)
+    layers = [{"suffix": "_scaled.tif", "name": "scaled", "title": "Scaled twice"}]
+    request = submit(
+        installation,
+        [make_scene("a.tif", seed=1), make_scene("b.tif", seed=2)],
+        model,
+        processors=[{"processor": "count"}],
+        output_layers=layers,
+    )
+    assert driver.until_over(request) == "COMPLETED"
+    found = {layer.name: layer for layer in installation.catalog.layers(request)}
+    assert list(found) == ["input_rgb", "pred", "scaled"]
+    assert found["scaled"].title.startswith("Scaled twice · ")
+    assert len(found["scaled"].granules) == 2
+
+
+@pytest.mark.parametrize(
+    ("use", "sentence"),
+    [
+        ({"processor": "nothing"}, "processors.0.processor: There is no processor nothing; "),
+        ({"processor": "drop-class", "parameters": {"drop": "one"}}, "parameters.drop: is text"),
+        ({"processor": "drop-class", "colour": 1}, "known: processor, parameters, position"),
+        ({"processor": "drop-class", "position": "sometime"}, "processors.0.position"),
+    ],
+)
+def test_a_wrong_chain_is_refused_before_anything_is_written(
+    installation: Installation, model: ModelRecord, use: dict[str, object], sentence: str
+) -> None:
+    upload(installation, "drop-class", DROP, processor_parameters={"drop": 1})
+    with pytest.raises(InvalidRequest) as refusal:
+        submit(installation, ["https://example.org/a.tif"], model, processors=[use])
+    assert sentence in str(refusal.value)
+    assert installation.catalog.requests() == []
