@@ -6,14 +6,15 @@ from pathlib import Path
 
 import pytest
 from alembic.autogenerate import compare_metadata
-from alembic.command import downgrade
+from alembic.command import downgrade, upgrade
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import create_engine, inspect
+from sqlalchemy import create_engine, inspect, select, text
 
 from geostudio_dagster.catalog import Catalog
+from geostudio_dagster.catalog.api_schema import ModelCard
 from geostudio_dagster.catalog.migration import SCRIPTS
-from geostudio_dagster.catalog.schema import Base
+from geostudio_dagster.catalog.schema import Base, Request
 from geostudio_dagster.errors import InvalidRequest
 
 MIGRATE = (
@@ -55,6 +56,45 @@ def test_a_downgrade_leaves_no_table(empty_url: str) -> None:
     engine = create_engine(empty_url)
     assert set(inspect(engine).get_table_names()) - {"alembic_version"} == set()
     engine.dispose()
+    catalog.close()
+
+
+OLD_ROWS = (
+    """INSERT INTO models VALUES ('5b0c3b52-aa', 'flood_U_net', 1, 'd1', '/a',
+       '{"description": "Old"}', 'cli', '2026-01-01 00:00:00')""",
+    """INSERT INTO models VALUES ('6b0c3b52-bb', 'flood_U_net', 2, 'd2', '/b', '{}', 'cli',
+       '2026-01-02 00:00:00')""",
+    """INSERT INTO requests (id, model_id, spec, owner, status, priority, n_tasks, estimate,
+       cancel_requested, publish_attempt, publish_failures, created_at, updated_at)
+       VALUES ('r1', '5b0c3b52-aa', '{"name": "First", "location": null}', 'cli', 'COMPLETED', 0,
+       0, '{}', FALSE, 0, 0, '2026-01-03 00:00:00', '2026-01-03 00:00:00')""",
+)
+
+
+def test_what_was_there_before_the_api_is_seen_through_it(empty_url: str) -> None:
+    catalog = Catalog.open(empty_url)
+    if empty_url.startswith("sqlite"):
+        Path(empty_url.removeprefix("sqlite:///")).parent.mkdir()
+    config = Config()
+    config.set_main_option("script_location", str(SCRIPTS))
+    with catalog._writer.begin() as connection:
+        config.attributes["connection"] = connection
+        upgrade(config, "0001")
+        for statement in OLD_ROWS:
+            connection.execute(text(statement))
+    catalog.migrate()
+    with catalog._read() as session:
+        cards = session.scalars(select(ModelCard).order_by(ModelCard.version)).all()
+        assert [(card.id, card.model_id, card.internal_name) for card in cards] == [
+            ("5b0c3b52-aa", "5b0c3b52-aa", "flood-u-net-v1-5b0c3b52"),
+            ("6b0c3b52-bb", "6b0c3b52-bb", "flood-u-net-v2-6b0c3b52"),
+        ]
+        assert [card.latest for card in cards] == [False, True]
+        assert all(card.sharable and card.status == "COMPLETED" for card in cards)
+        assert cards[0].details["description"] == "Old"
+        request = session.get_one(Request, "r1")
+        assert (request.name, request.location, request.card_id) == ("First", "", "5b0c3b52-aa")
+        assert (request.saved, request.deleted_at) == (False, None)
     catalog.close()
 
 
