@@ -19,6 +19,7 @@ from geostudio_dagster.errors import InvalidRequest
 from geostudio_dagster.installation import Installation
 from geostudio_dagster.models.registration import register_bundle
 from geostudio_dagster.planning.admission import admit
+from geostudio_dagster.signing import map_link
 
 _POLL_S = 0.5
 _OVER = {"COMPLETED", "COMPLETED_WITH_ERRORS", "FAILED", "STOPPED"}
@@ -217,4 +218,4 @@ def _serve(
 
 
 def _map(installation: Installation, request: RequestRecord) -> str:
-    return f"{installation.settings.gateway_url}/maps/{request.id}"
+    return map_link(installation.settings, request.id)

@@ -24,6 +24,7 @@ from geostudio_dagster import services
 from geostudio_dagster.installation import Installation
 from geostudio_dagster.models.registration import register_bundle
 from geostudio_dagster.settings import Settings, ShardSettings
+from geostudio_dagster.signing import map_link
 from geostudio_dagster.storage import sha256_of
 from geostudio_dagster_tests.conftest import write_scene
 
@@ -130,10 +131,12 @@ def test_a_graphql_launch_ends_on_the_map(live: Live) -> None:
     scene = write_scene(live.scenes, "graphql_2024-06-30.tif", size=256)
     request = live.launch(live.document(scene, name="By GraphQL"))
     assert live.until_over(request) == "COMPLETED"
-    page = httpx.get(f"{live.gateway}/maps/{request}")
+    link = map_link(live.installation.settings, request)
+    assert httpx.get(f"{live.gateway}/maps/{request}").status_code == 401
+    page = httpx.get(link)
     assert page.status_code == 200
     assert "By GraphQL" in page.text
-    layers = httpx.get(f"{live.gateway}/layers/{request}").json()
+    layers = httpx.get(link.replace("/maps/", "/layers/")).json()
     assert {layer["name"] for layer in layers["layers"]} == {"input_rgb", "pred"}
 
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from urllib.parse import urlsplit
 
 import pytest
 import uvicorn
@@ -17,6 +18,8 @@ from PIL import Image
 from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
 
 from geostudio_dagster.gateway.app import create_app
+from geostudio_dagster.gateway_settings import GatewaySettings
+from geostudio_dagster.signing import map_link
 from geostudio_dagster_tests.gateway.conftest import REQUEST, World, open_world, publish_both
 from geostudio_dagster_tests.gateway.test_layers import place
 
@@ -127,6 +130,20 @@ class MapPage:
             "(at) => document.getElementById('map').maplibre.project(at)", list(place(column, row))
         )
         return point["x"], point["y"]
+
+
+def test_a_signed_link_is_all_that_a_browser_needs(world: World, browser: Browser) -> None:
+    publish_both(world)
+    world.settings = world.settings.model_copy(update={"gateway": GatewaySettings()})
+    link = urlsplit(map_link(world.settings, REQUEST))
+    with serving(world) as address:
+        opened = MapPage.on(browser)
+        opened.show(f"{address}{link.path}?{link.query}")
+        assert near(opened.colour(200, 100), WATER)
+        opened.page.get_by_role("button", name="Read at the centre").click()
+        opened.page.wait_for_selector("#value .found")
+        assert opened.complaints == []
+        opened.page.close()
 
 
 def near(colour: Sequence[float], wanted: Sequence[float]) -> bool:
