@@ -11,6 +11,7 @@ import dagster as dg
 from geostudio_dagster.catalog import ModelRecord
 from geostudio_dagster.installation import Installation
 from geostudio_dagster.pipeline.stage import StageReport, TaskOutcome
+from geostudio_dagster.signing import map_link
 
 _SAMPLE = 20
 
@@ -67,8 +68,8 @@ def picture(png: bytes) -> dg.MarkdownMetadataValue:
 
 
 def map_url(installation: Installation, request_id: str) -> str:
-    """Address of the request's map page."""
-    return f"{installation.settings.gateway_url.rstrip('/')}/maps/{request_id}"
+    """Address of the request's map page, for a browser; it expires."""
+    return map_link(installation.settings, request_id)
 
 
 def _seconds_by_stage(report: StageReport) -> Mapping[str, float]:
