@@ -201,17 +201,42 @@ def predict(
     probabilities: Annotated[
         bool, typer.Option("--probabilities", help="A band per class, 0 to 200 for 0 to 100 %.")
     ] = False,
+    calibrate: Annotated[
+        bool | None,
+        typer.Option(
+            help="Measure the best batch size and threads for long work, and keep them in the "
+            "data folder. By default where that folder is."
+        ),
+    ] = None,
+    profile: Annotated[
+        Path | None, typer.Option(help="Draw the stages' timeline into this .svg or .html file.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Predict a scene into a COG with the engine alone, without Dagster."""
     from geostudio_dagster.prediction import PredictOptions
-    from geostudio_dagster.prediction.command import CommandFailed, Job, run, summary
+    from geostudio_dagster.prediction.command import (
+        CommandFailed,
+        Job,
+        calibrations,
+        run,
+        summary,
+    )
 
     if more and len(inputs) > 1:
         # --input a b --input c d would lose its order.
         raise typer.BadParameter("repeat --input for each scene, or list all after one --input")
-    options = PredictOptions(device, precision, batch_size, patch=patch, overlap=overlap, trim=trim)
     try:
+        options = PredictOptions(
+            device,
+            precision,
+            batch_size,
+            patch=patch,
+            overlap=overlap,
+            trim=trim,
+            calibrations=calibrations(calibrate),
+            profile=profile,
+        )
         job = Job(model, (*inputs, *(more or ())), output, options, probabilities)
         facts = run(job, err)
     except CommandFailed as failure:

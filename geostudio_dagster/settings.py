@@ -240,6 +240,9 @@ class Settings(BaseSettings):
     max_task_pixels: int = Field(
         default=8192 * 8192, gt=0, description="Larger scenes are split into several tasks."
     )
+    calibrate: bool = Field(
+        default=True, description="Measure batch size and threads for each model on each machine."
+    )
     max_request_bytes: int = Field(default=16 * 1024**2, gt=0)
     max_tasks: int = Field(default=100_000, gt=0)
     fetch: FetchSettings = FetchSettings()
@@ -277,6 +280,11 @@ class Settings(BaseSettings):
     def processor_root(self) -> Path:
         """Folder of what users' processors need besides artifacts: their packages."""
         return self.data_folder / "processors"
+
+    @property
+    def calibrations(self) -> Path:
+        """Folder of measured batch sizes and threads, by model and machine."""
+        return self.data_folder / "calibrations"
 
     @property
     def inbox(self) -> Path:

@@ -12,7 +12,7 @@ from geostudio_dagster.installation import Installation
 from geostudio_dagster.models.bundle import as_map
 from geostudio_dagster.pipeline.scenes import scene_of
 from geostudio_dagster.pipeline.stage import ProducedFile, StageReport, StepOutput, WorkContext
-from geostudio_dagster.prediction import predict
+from geostudio_dagster.prediction import PredictOptions, predict
 from geostudio_dagster.publish.footprint import geographic_bounds
 from geostudio_dagster.raster.preview import preview_png
 
@@ -25,11 +25,14 @@ def predict_task(task: TaskRecord, context: WorkContext) -> StepOutput:
     model = place.catalog.model(place.catalog.request(task.request_id).model_id)
     bundle = as_map(place.bundle(model))
     target = context.scratch / f"{task.id}_pred.tif"
+    settings = place.settings
+    options = PredictOptions(calibrations=settings.calibrations if settings.calibrate else None)
     report = predict(
         place.path_of(scene_of(place, task)),
         bundle,
         target,
         window=task.window,
+        options=options,
         scratch=context.scratch,
         tags={
             "GEOSTUDIO_MODEL": model.name,

@@ -31,6 +31,8 @@ from geostudio_dagster.prediction.engine import predict
 from geostudio_dagster.prediction.inputs import readable, reading
 from geostudio_dagster.prediction.options import PredictOptions
 from geostudio_dagster.prediction.report import PredictionReport
+from geostudio_dagster.prediction.timeline import SUFFIXES
+from geostudio_dagster.settings import read_settings
 
 FAILED, BAD_INPUT, STOPPED = 1, 2, 130
 
@@ -68,6 +70,7 @@ def run(job: Job, terminal: Console) -> dict[str, Any]:
             another try may get past, 130 when stopped by Ctrl-C or SIGTERM.
     """
     with _as_sentences(), _stoppable():
+        _check_profile(job.options.profile)
         bundle = _bundle(job)
         place = destination(job.output)
         place.check(job.inputs)
@@ -80,6 +83,15 @@ def run(job: Job, terminal: Console) -> dict[str, Any]:
     facts["seconds"] |= seconds
     name = bundle.manifest.name
     return {"output": str(place), "model": name, "digest": bundle.digest, **facts}
+
+
+def _check_profile(path: Path | None) -> None:
+    if path is None:
+        return
+    if path.suffix.lower() not in SUFFIXES:
+        raise InvalidRequest("profile", f"{path} is no picture", "name an .svg or .html file")
+    if not path.absolute().parent.is_dir():
+        raise InvalidRequest("profile", f"{path.parent} is not a folder", "make it first")
 
 
 def _predict(
@@ -103,6 +115,18 @@ def _predict(
 def _bundle(job: Job) -> Bundle:
     bundle = load_bundle(job.model)
     return with_probabilities(bundle) if job.probabilities else bundle
+
+
+def calibrations(wanted: bool | None) -> Path | None:
+    """Where the installation of the environment keeps calibrations; None without any.
+
+    ``wanted`` None means: where there is an installation, and its settings don't say otherwise.
+    """
+    with _as_sentences():
+        settings = read_settings()
+    if wanted is None:
+        wanted = settings.calibrate and settings.data_folder.is_dir()
+    return settings.calibrations if wanted else None
 
 
 def summary(facts: dict[str, Any]) -> str:

@@ -35,6 +35,7 @@ _LEFT, _WIDTH, _RIGHT = 170, 960, 40
 _LANE, _GAP = 44, 10
 _SLICES = 320
 _BATCHES = 6  # per worker, in the moment out of the middle
+_LONG_LOAD = 0.2  # share of the run
 _FULL = 0.9  # busy share from which on a stage is what bounds the run
 
 
@@ -67,7 +68,7 @@ def _picture(spans: list[Span], report: PredictionReport) -> str:
     rows = -(-len(stages) // 2)
     parts = [
         _text(20, 36, _title(report), size=20, weight="bold"),
-        _text(20, 62, _verdict(spans, lanes), size=15),
+        _text(20, 62, _verdict(spans, lanes, report), size=15),
         _text(20, first - 20, "The whole run: share of each thread's time", weight="bold"),
         *_axis(first, height, 0, total),
         *_sliced(lanes, first, total),
@@ -95,8 +96,8 @@ def _title(report: PredictionReport) -> str:
     )
 
 
-def _verdict(spans: list[Span], lanes: dict[str, list[Span]]) -> str:
-    """One sentence on what a faster run would need."""
+def _verdict(spans: list[Span], lanes: dict[str, list[Span]], report: PredictionReport) -> str:
+    """A sentence or two on what a faster run would need."""
     workers = [lane for name, lane in lanes.items() if name.startswith("forward")]
     if not workers:
         return "Nothing went through the model."
@@ -105,7 +106,9 @@ def _verdict(spans: list[Span], lanes: dict[str, list[Span]]) -> str:
     during = ended - began
     busy = sum(_seconds(lane) for lane in workers) / (len(workers) * during)
     stalled = _seconds(s for s in spans if s.stage == "stall" and s.start >= began) / during
-    said = f"Between first and last batch the workers compute {busy:.0%} of the time"
+    loading = report.seconds["model"] / report.seconds["total"]
+    said = f"Loading the model takes {loading:.0%} of the run. " if loading > _LONG_LOAD else ""
+    said += f"Between first and last batch the workers compute {busy:.0%} of the time"
     if busy >= _FULL:
         return f"{said}: the forward pass bounds this run."
     if stalled > (1 - busy) / 2:
