@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from urllib.parse import urlencode
 from uuid import UUID
 
-from fastapi import APIRouter, File, Form, HTTPException, Query, Response, UploadFile
+from fastapi import APIRouter, File, Form, HTTPException, Query, Request, Response, UploadFile
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel
 
@@ -25,6 +25,7 @@ from geostudio_dagster.pipeline.processor_uploads import (
     parse_metadata,
     upload_processor,
 )
+from geostudio_dagster.signing import GRANT
 
 router = APIRouter(prefix="/generic-processor", tags=["generic processors"])
 open_router = APIRouter(prefix="/generic-processor", tags=["generic processors"])
@@ -108,6 +109,8 @@ def find_processor(place: GatewayPlace, reference: str, viewer: Viewer) -> Proce
     responses=responses(413),
 )
 def create_processor(
+    *,
+    request: Request,
     caller: Caller,
     place: Place,
     generic_processor_file: Annotated[UploadFile, File(description="The script, .py.")],
@@ -133,7 +136,7 @@ def create_processor(
     except ScriptRefused as refusal:
         code = _TOO_LARGE if len(content) > largest else _UNPROCESSABLE
         return _refused(refusal, code)
-    return GenericProcessor.of(record, _link(place, record))
+    return GenericProcessor.of(record, _link(request, place, record))
 
 
 @router.get("", operation_id="list_generic_processors")
@@ -151,12 +154,14 @@ def list_processors(
 @router.get(
     "/{generic_processor_id}", operation_id="get_generic_processor", responses=responses(404)
 )
-def get_processor(generic_processor_id: UUID, caller: Caller, place: Place) -> GenericProcessor:
+def get_processor(
+    generic_processor_id: UUID, request: Request, caller: Caller, place: Place
+) -> GenericProcessor:
     """One processor, with a link to its script that works for eight hours."""
     record = find_processor(place, str(generic_processor_id), caller.viewer)
     if not place.storage.exists(record.key):
         raise HTTPException(404, NO_FILE)
-    return GenericProcessor.of(record, _link(place, record))
+    return GenericProcessor.of(record, _link(request, place, record))
 
 
 @router.get(
@@ -276,7 +281,7 @@ def _scope(processor_id: str) -> str:
     return f"processor:{processor_id}"
 
 
-def _link(place: GatewayPlace, record: ProcessorRecord) -> str:
-    grant = urlencode({"grant": place.signer.sign(_scope(record.id), LINK_LIFE)})
-    base = place.settings.gateway_url.rstrip("/")
+def _link(request: Request, place: GatewayPlace, record: ProcessorRecord) -> str:
+    grant = urlencode({GRANT: place.signer.sign(_scope(record.id), LINK_LIFE)})
+    base = str(request.base_url).rstrip("/")
     return f"{base}/v2/generic-processor/{record.id}/file?{grant}"
