@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from geostudio_dagster.catalog import ArtifactRecord, ModelRecord, RequestRecord
+from geostudio_dagster.catalog import ArtifactRecord, ModelRecord, Plan, RequestRecord
 from geostudio_dagster.errors import InvalidRequest
 from geostudio_dagster.installation import Installation
+from geostudio_dagster.pipeline import steplog
+from geostudio_dagster.pipeline.stage import now
+from geostudio_dagster.planning.limits import check_plan
 from geostudio_dagster.planning.plan import make_plan, tasks_geojson
 from geostudio_dagster.storage import request_key
+
+log = logging.getLogger(__name__)
+
+PLANNER = "inference-planner"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,14 +45,11 @@ def plan_request(installation: Installation, request_id: str) -> PlannedRequest:
     model = catalog.model(request.model_id)
     if request.n_tasks:
         return _planned(installation, request, model, len(catalog.shards(request_id)))
-    manifest = installation.bundle(model).manifest
-    speed = catalog.prediction_speed(model.id)
-    try:
-        plan = make_plan(request, request.id, manifest, installation.settings, speed)
-    except InvalidRequest as error:
-        # Another try would end the same; the user reads why.
-        catalog.fail_request(request.id, str(error))
-        raise
+    with steplog.recording(
+        installation.storage, planning_log_key(request.id), f"{PLANNER}, {now():%F %T} UTC"
+    ):
+        plan = _plan(installation, request, model)
+        log.info("planned: %d tasks in %d shards", len(plan.tasks), plan.shard_count)
     stored = installation.storage.commit_bytes(
         tasks_geojson(plan), request_key(request.id, f"{request.id}_tasks.geojson")
     )
@@ -59,6 +64,28 @@ def plan_request(installation: Installation, request_id: str) -> PlannedRequest:
     )
     catalog.record_plan(request.id, plan, [geojson])
     return _planned(installation, catalog.request(request_id), model, plan.shard_count)
+
+
+def planning_log_key(request_id: str) -> str:
+    """Storage key of what planning a request logged."""
+    return steplog.step_log_key(request_id, f"{request_id}-task_planning", PLANNER)
+
+
+def _plan(installation: Installation, request: RequestRecord, model: ModelRecord) -> Plan:
+    manifest = installation.bundle(model).manifest
+    speed = installation.catalog.prediction_speed(model.id)
+    positions = {pin.position for pin in installation.catalog.request_processors(request.id)}
+    try:
+        plan = make_plan(
+            request, request.id, manifest, installation.settings, speed, positions=positions
+        )
+        check_plan(plan, installation.settings)
+    except InvalidRequest as error:
+        # Another try would end the same; the user reads why.
+        log.warning("refused: %s", error)
+        installation.catalog.fail_request(request.id, str(error))
+        raise
+    return plan
 
 
 def _planned(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from shapely.errors import ShapelyError
@@ -12,38 +13,93 @@ from shapely.validation import explain_validity
 
 from geostudio_dagster.connectors.addresses import UnacceptableAddressError, scene_address
 from geostudio_dagster.errors import InvalidRequest, NotFound
+from geostudio_dagster.planning.chains import pin_chain
+from geostudio_dagster.planning.limits import check_wish
+from geostudio_dagster.planning.own_files import with_own_files
 from geostudio_dagster.planning.request import RequestSpec, SpatialDomain, parse_request
 from geostudio_dagster.settings import Settings
 
 if TYPE_CHECKING:
-    from geostudio_dagster.catalog import Catalog, ModelRecord, RequestRecord
+    from geostudio_dagster.catalog import (
+        Catalog,
+        ModelRecord,
+        PinnedProcessor,
+        RequestRecord,
+        Viewer,
+    )
 
 _NAMES_SHOWN = 8
 _GLOBE = (-180.0, -90.0, 180.0, 90.0)  # west, south, east, north
 
 
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """A request that may be written: what is asked for, of which model, through which chain."""
+
+    spec: RequestSpec
+    model: ModelRecord
+    chain: tuple[PinnedProcessor, ...]
+
+
 def admit(
-    document: RequestSpec | Mapping[str, Any], catalog: Catalog, settings: Settings, *, owner: str
+    document: RequestSpec | Mapping[str, Any],
+    catalog: Catalog,
+    settings: Settings,
+    *,
+    owner: str,
+    viewer: Viewer | None = None,
+    card_id: str | None = None,
 ) -> RequestRecord:
     """Check a request wholly and write it as PENDING; the same again is the same request.
+
+    Args:
+        viewer: who asks, and so whose processors may be named; None is the operator.
+        card_id: the card that the model was asked for by.
 
     Raises:
         InvalidRequest: naming field and remedy; nothing was written.
         Conflict: the id is taken by another request.
     """
-    spec = document if isinstance(document, RequestSpec) else parse_request(document)
-    model = _model(spec.model, catalog)
-    check_domain(spec, settings)
+    checked = check_request(document, catalog, settings, owner=owner, viewer=viewer)
     return catalog.create_request(
-        request_id=str(spec.id) if spec.id else None,
-        spec=spec.model_dump(mode="json", exclude={"id"}),
-        model_id=model.id,
+        request_id=str(checked.spec.id) if checked.spec.id else None,
+        spec=checked.spec.model_dump(mode="json", exclude={"id"}),
+        model_id=checked.model.id,
         owner=owner,
+        processors=checked.chain,
+        card_id=card_id,
     )
 
 
-def check_domain(spec: RequestSpec, settings: Settings) -> None:
-    """Check where and when, as far as it goes without opening a scene.
+def check_request(
+    document: RequestSpec | Mapping[str, Any],
+    catalog: Catalog,
+    settings: Settings,
+    *,
+    owner: str,
+    viewer: Viewer | None = None,
+    in_full: bool = True,
+) -> Checked:
+    """Check a request as far as it goes without opening a scene, and write nothing.
+
+    Args:
+        in_full: whether limits and what this installation cannot do count, too.
+
+    Raises:
+        InvalidRequest: naming field and remedy.
+    """
+    spec = document if isinstance(document, RequestSpec) else parse_request(document)
+    model = _model(spec.model, catalog)
+    spec = with_own_files(spec, catalog, owner)
+    check_form(spec, settings)
+    if in_full:
+        check_wish(spec, settings)
+        refuse_areas(spec.spatial_domain)
+    return Checked(spec, model, tuple(pin_chain(spec.processors, catalog, viewer)))
+
+
+def check_form(spec: RequestSpec, settings: Settings) -> None:
+    """Check that places and dates are such, as far as it goes without opening a scene.
 
     Raises:
         InvalidRequest: naming field and remedy.
@@ -57,14 +113,8 @@ def check_domain(spec: RequestSpec, settings: Settings) -> None:
             raise InvalidRequest(field, error.problem, error.remedy) from error
     for number, polygon in enumerate(domain.polygons):
         _check_polygon(f"spatial_domain.polygons.{number}", polygon)
-    _refuse_areas(domain)
-    if len(domain.urls) > settings.max_tasks:
-        raise InvalidRequest(
-            "spatial_domain.urls",
-            f"{len(domain.urls)} scenes are more than the {settings.max_tasks} tasks allowed",
-            "split the request",
-        )
-    _check_dates(spec)
+    if domain.urls:
+        _check_dates(spec)
 
 
 def _model(reference: str, catalog: Catalog) -> ModelRecord:
@@ -80,7 +130,12 @@ def _model(reference: str, catalog: Catalog) -> ModelRecord:
         raise InvalidRequest("model", f"there is no model {reference!r}", remedy) from error
 
 
-def _refuse_areas(domain: SpatialDomain) -> None:
+def refuse_areas(domain: SpatialDomain) -> None:
+    """Refuse areas, which no data source here has scenes for.
+
+    Raises:
+        InvalidRequest: there are any.
+    """
     for field in ("bbox", "polygons", "tiles"):
         if getattr(domain, field):
             raise InvalidRequest(

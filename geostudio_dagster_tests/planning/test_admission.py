@@ -84,7 +84,7 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"spatial_domain": {"urls": ["https://u:p@x.org/a"]}}, "spatial_domain.urls.0", "password"),
     ({"spatial_domain": {"urls": ["http://169.254.169.254/a"]}}, "spatial_domain.urls.0", "public"),
     ({"spatial_domain": {"urls": ["http://[::1]:80/a.tif"]}}, "spatial_domain.urls.0", "public"),
-    ({"spatial_domain": {"urls": [URL, URL]}}, "spatial_domain", "twice"),
+    ({"spatial_domain": {"urls": [URL, URL]}}, "spatial_domain.urls", "twice"),
     ({"spatial_domain": {"urls": []}}, "spatial_domain", "is empty"),
     ({"spatial_domain": {"urls": [""]}}, "spatial_domain.urls.0", "at least 1"),
     ({"spatial_domain": {}}, "spatial_domain", "is empty"),
@@ -167,6 +167,6 @@ def test_no_model_at_all(settings: Settings) -> None:
 def test_a_duplicate_among_very_many_urls_is_found_at_once() -> None:
     urls = [f"https://example.org/{number}.tif" for number in range(50_000)]
     began = time.monotonic()
-    with pytest.raises(InvalidRequest, match=r"urls names https://example\.org/49999\.tif twice"):
+    with pytest.raises(InvalidRequest, match=r"names https://example\.org/49999\.tif twice"):
         parse_request({"model": "m", "spatial_domain": {"urls": [*urls, urls[-1]]}})
     assert time.monotonic() - began < 10

@@ -60,6 +60,8 @@ def test_a_small_scene_is_one_task(
         "shards": 1,
         "mpx": 0.09,
         "patches": 4,
+        "input_bytes": 300 * 300 * 4 * 2,
+        "output_bytes": 300 * 300,
         "seconds": 0.3,
         "mpx_per_second": 1.0,
         "speed_is_measured": False,
