@@ -30,9 +30,9 @@ def fold_batch_norms(module: nn.Module, output: Callable[[], Tensor]) -> int:
     # Not inference_mode: its tensors would be barred from much else.
     with torch.no_grad():
         pairs, before = _watched(module, output)
-        kept = {name: module.get_submodule(name) for pair in pairs for name in pair}
+        kept: dict[str, Any] = {name: module.get_submodule(name) for pair in pairs for name in pair}
         for convolution, norm in pairs:
-            fused = fuse_conv_bn_eval(kept[convolution], kept[norm])  # type: ignore[type-var]
+            fused: nn.Module = fuse_conv_bn_eval(kept[convolution], kept[norm])
             module.set_submodule(convolution, fused)
             module.set_submodule(norm, nn.Identity())
         if not pairs or _same(output(), before):

@@ -193,7 +193,7 @@ class _Copies:
 
     def __init__(self, device: str) -> None:
         self._device = device
-        self._stream = torch.cuda.Stream(device)
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     def there(self, pixels: Tensor) -> Tensor:
         """The pixels on the GPU, for what this thread computes from now on."""
