@@ -13,7 +13,7 @@ from rich.table import Table
 from geostudio_dagster import __version__
 from geostudio_dagster.errors import InvalidRequest
 from geostudio_dagster.gateway.command import first_steps, gateway, keys_app
-from geostudio_dagster.processors.command import app as processors_app
+from geostudio_dagster.processor_verbs import app as processors_app
 from geostudio_dagster.terminal import AsJson, err, opened_installation, out, print_json
 
 app = typer.Typer(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dagster as dg
 
 from geostudio_dagster.defs.jobs import publish_job, shard_job
+from geostudio_dagster.defs.processor_registration import register_processor_job
 from geostudio_dagster.defs.processor_watcher import processor_watcher
 from geostudio_dagster.defs.request_assets import geoserver_layers, plan_request_job, request_plan
 from geostudio_dagster.defs.resources import InstallationResource
@@ -48,7 +49,7 @@ def defs() -> dg.Definitions:
             shard_settled,
             geoserver_layers,
         ],
-        jobs=[plan_request_job, shard_job, publish_job],
+        jobs=[plan_request_job, shard_job, publish_job, register_processor_job],
         sensors=[
             inbox_sensor,
             request_planner,
