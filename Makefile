@@ -11,9 +11,13 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check \
 # lightly asks (through omegaconf, for its own command line only) for 4.9, which cannot read it.
 ANTLR := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
 	'antlr4-python3-runtime==4.13.2'
+# GEOStudio's own client, which drives our API in tests. It asks for exact versions of packages (for
+# its notebook widgets, mostly) that ours exclude; its client itself needs none of those.
+SDK := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
+	$(PIP_ARGS) 'geostudio==0.1.5'
 INPUTS := pyproject.toml deploy/constraints.txt
 
-.PHONY: demo dev test test-fast lint types format bench clean help
+.PHONY: demo dev test test-fast lint types format bench bench-api clean help
 
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -33,6 +37,7 @@ $(VENV)/.dev: $(INPUTS) | $(BIN)/python
 	@echo "Installing (once; a few minutes) ..."
 	$(PIP) --editable '.[dev]'
 	$(ANTLR)
+	$(SDK)
 	$(BIN)/python -m geostudio_dagster.models.torchvision_ops --install
 	@touch $@ $(VENV)/.demo
 
@@ -59,6 +64,9 @@ format: $(VENV)/.dev  ## let ruff format and mend
 
 bench: $(VENV)/.dev  ## speed and memory, as ratios measured side by side
 	$(BIN)/python -m bench
+
+bench-api: $(VENV)/.dev  ## the API under load: 200 clients, on SQLite and PostgreSQL (needs wrk)
+	$(BIN)/python -m bench.api
 
 clean:  ## remove the environment and all data of the demo
 	rm -rf $(VENV) .geostudio

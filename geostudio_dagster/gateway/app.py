@@ -48,6 +48,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        strict_content_type=False,  # limits looks at it
     )
     _add_middlewares(app, settings)
     handle_problems(app)
