@@ -15,7 +15,6 @@ from geostudio_dagster.catalog.changes import (
     lock_shard,
     move_request,
     move_shard,
-    rows_changed,
     stop_if_idle,
 )
 from geostudio_dagster.catalog.conclusions import conclude_shard, hand_back, held_steps
@@ -35,8 +34,13 @@ from geostudio_dagster.errors import Conflict, NotFound
 class Dispatch(Database):
     """The catalog's shards."""
 
-    def shards_to_dispatch(self, now: datetime, limit: int) -> list[ShardRecord]:
-        """READY shards that are due: the highest priority first, then the oldest request."""
+    def shards_to_dispatch(
+        self, now: datetime, limit: int, request_id: str | None = None
+    ) -> list[ShardRecord]:
+        """READY shards that are due, of one request or of all.
+
+        The highest priority comes first, then the oldest request.
+        """
         query = (
             select(Shard)
             .join(Request, Request.id == Shard.request_id)
@@ -49,27 +53,31 @@ class Dispatch(Database):
             .order_by(Shard.priority.desc(), Request.created_at, Request.id, Shard.number)
             .limit(limit)
         )
+        if request_id is not None:
+            query = query.where(Shard.request_id == request_id)
         with self._read() as session:
             return [shard_record(row) for row in session.scalars(query)]
 
-    def mark_submitted(self, keys: Sequence[str], now: datetime) -> int:
-        """Note that runs of these shards were asked for; how many of them were still READY.
+    def mark_submitted(self, keys: Sequence[str], now: datetime) -> list[str]:
+        """Note that runs of these shards are asked for; those of them that were still READY.
 
-        A shard whose run has begun already, or that was stopped meanwhile, stays as it is.
+        Of several who do so for a shard, one is told of it: that one is to ask for its run. A
+        shard whose run has begun already, or that was stopped meanwhile, stays as it is.
         """
-        changed = 0
+        changed: list[str] = []
         with self._write() as session:
             owners = select(Shard.request_id).where(Shard.key.in_(keys)).distinct()
             for request_id in sorted(session.scalars(owners)):
                 lock_request(session, request_id)
             for part in chunks(keys):
-                changed += rows_changed(
-                    session.execute(
-                        update(Shard)
-                        .where(Shard.key.in_(part), Shard.status == ShardStatus.READY)
-                        .values(status=ShardStatus.SUBMITTED, submitted_at=now),
-                        execution_options={"synchronize_session": False},
-                    )
+                statement = (
+                    update(Shard)
+                    .where(Shard.key.in_(part), Shard.status == ShardStatus.READY)
+                    .values(status=ShardStatus.SUBMITTED, submitted_at=now)
+                    .returning(Shard.key)
+                )
+                changed += session.scalars(
+                    statement, execution_options={"synchronize_session": False}
                 )
         return changed
 

@@ -18,8 +18,8 @@ from dagster import DagsterInstance, DagsterRun, RunRecord, RunsFilter
 
 from geostudio_dagster.catalog import RequestRecord, RequestStatus, ShardRecord, ShardStatus
 from geostudio_dagster.defs.jobs import publish_job, shard_job
-from geostudio_dagster.defs.partitions import ATTEMPT_TAG, REQUEST_TAG, SHARD_TAG
 from geostudio_dagster.installation import Installation
+from geostudio_dagster.pipeline.launches import ATTEMPT_TAG, REQUEST_TAG, SHARD_TAG
 from geostudio_dagster.pipeline.stage import now
 
 log = logging.getLogger(__name__)

@@ -7,12 +7,13 @@ from typing import Any
 import dagster as dg
 
 from geostudio_dagster.defs.metadata import map_url
-from geostudio_dagster.defs.partitions import REQUEST_TAG, request_partitions
+from geostudio_dagster.defs.partitions import request_partitions
 from geostudio_dagster.defs.resources import InstallationResource
 from geostudio_dagster.defs.shard_assets import OWNERS, shard_settled
 from geostudio_dagster.errors import Conflict, InvalidRequest, LeaseLost, NotFound
 from geostudio_dagster.installation import Installation
 from geostudio_dagster.pipeline import layers, plans
+from geostudio_dagster.pipeline.launches import REQUEST_TAG
 from geostudio_dagster.pipeline.stage import heartbeat
 from geostudio_dagster.planning.admission import admit
 

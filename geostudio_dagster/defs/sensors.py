@@ -8,21 +8,13 @@ Everything here happens at least once; the catalog makes a repetition harmless.
 import dagster as dg
 
 from geostudio_dagster import inbox
-from geostudio_dagster.catalog import RequestRecord, ShardRecord
 from geostudio_dagster.defs.jobs import publish_job, shard_job
-from geostudio_dagster.defs.partitions import (
-    ATTEMPT_TAG,
-    MODEL_TAG,
-    OWNER_TAG,
-    PARTITION_TAG,
-    REQUEST_TAG,
-    SHARD_TAG,
-    request_partitions,
-    shard_partitions,
-)
+from geostudio_dagster.defs.partitions import request_partitions, shard_partitions
 from geostudio_dagster.defs.reconciliation import reconcile, runs_of, why_over
 from geostudio_dagster.defs.request_assets import plan_request_job
 from geostudio_dagster.defs.resources import InstallationResource
+from geostudio_dagster.pipeline import launches
+from geostudio_dagster.pipeline.launches import REQUEST_TAG, Launch
 from geostudio_dagster.pipeline.stage import now
 
 TICK_S = 5  # the daemon's sensor loop runs on a five-second grid
@@ -61,10 +53,11 @@ def request_planner(
     """One planning run at a time for each waiting request, three tries in all."""
     place = installation.get()
     catalog = place.catalog
-    launches = []
+    wanted = []
     for request in catalog.requests_to_plan(PLANS_A_TICK):
-        tags = {REQUEST_TAG: request.id}
-        earlier = runs_of(context.instance, plan_request_job.name, tags)
+        if launches.is_being_planned(place, request.id):
+            continue
+        earlier = runs_of(context.instance, plan_request_job.name, {REQUEST_TAG: request.id})
         if any(why_over(context.instance, place, run.run_id) is None for run in earlier):
             continue
         if len(earlier) >= PLAN_ATTEMPTS:
@@ -72,14 +65,8 @@ def request_planner(
                 request.id, f"Planning broke {len(earlier)} times; see run {earlier[0].run_id}."
             )
             continue
-        launches.append(
-            dg.RunRequest(
-                run_key=f"plan:{request.id}:{len(earlier)}",
-                run_config={"ops": {"plan_request": {"config": {"request_id": request.id}}}},
-                tags=tags,
-            )
-        )
-    return dg.SensorResult(run_requests=launches)
+        wanted.append(_run_request(launches.planning(request.id, len(earlier))))
+    return dg.SensorResult(run_requests=wanted)
 
 
 @dg.sensor(
@@ -95,54 +82,29 @@ def shard_dispatcher(
     """Partition keys first, then runs; a key that is there already stays as it is."""
     place = installation.get()
     catalog = place.catalog
-    room = place.settings.shards.max_live - len(catalog.live_shards())
-    shards = catalog.shards_to_dispatch(now(), max(0, min(room, SHARDS_A_TICK)))
     requests = catalog.requests_to_publish(now(), PLANS_A_TICK)
-    keys = sorted({shard.request_id for shard in shards} | {request.id for request in requests})
-    owners = {key: catalog.request(key) for key in {shard.request_id for shard in shards}}
-    launches = [
-        *(_shard_run(shard, owners[shard.request_id]) for shard in shards),
-        *(
-            dg.RunRequest(
-                run_key=f"publish:{request.id}:{request.publish_attempt}",
-                job_name=publish_job.name,
-                partition_key=request.id,
-                tags={
-                    PARTITION_TAG: request.id,
-                    REQUEST_TAG: request.id,
-                    ATTEMPT_TAG: str(request.publish_attempt),
-                },
-            )
-            for request in requests
-        ),
-    ]
-    catalog.mark_submitted([shard.key for shard in shards], now())
+    shards = launches.take_shards(place, SHARDS_A_TICK)
+    wanted = [*shards, *map(launches.publishing, requests)]
     return dg.SensorResult(
-        run_requests=launches,
+        run_requests=[_run_request(launch) for launch in wanted],
         dynamic_partitions_requests=[
-            request_partitions.build_add_request(keys),
-            shard_partitions.build_add_request([shard.key for shard in shards]),
+            request_partitions.build_add_request(
+                sorted({launch.tags[REQUEST_TAG] for launch in wanted})
+            ),
+            shard_partitions.build_add_request([str(launch.partition) for launch in shards]),
         ]
-        if launches
+        if wanted
         else [],
     )
 
 
-def _shard_run(shard: ShardRecord, request: RequestRecord) -> dg.RunRequest:
+def _run_request(launch: Launch) -> dg.RunRequest:
     return dg.RunRequest(
-        run_key=f"{shard.key}:{shard.attempt}",
-        job_name=shard_job.name,
-        partition_key=shard.key,
-        tags={
-            PARTITION_TAG: shard.key,
-            REQUEST_TAG: shard.request_id,
-            SHARD_TAG: shard.key,
-            ATTEMPT_TAG: str(shard.attempt),
-            # What the run queue can limit by.
-            OWNER_TAG: request.owner,
-            MODEL_TAG: request.model_id,
-            "dagster/priority": str(shard.priority),
-        },
+        run_key=launch.run_key,
+        job_name=launch.job,
+        partition_key=launch.partition,
+        run_config=dict(launch.run_config),
+        tags=dict(launch.tags),
     )
 
 

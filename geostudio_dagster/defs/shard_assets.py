@@ -16,7 +16,7 @@ from geostudio_dagster.catalog import ModelRecord, Position
 from geostudio_dagster.catalog.states import CONNECTOR, POSTPROCESS, PREDICTION
 from geostudio_dagster.defs.kubernetes import prediction_pod_config
 from geostudio_dagster.defs.metadata import map_url, picture, script_metadata, stage_metadata
-from geostudio_dagster.defs.partitions import ATTEMPT_TAG, shard_partitions
+from geostudio_dagster.defs.partitions import shard_partitions
 from geostudio_dagster.defs.processor_assets import processor_materialization
 from geostudio_dagster.defs.resources import InstallationResource
 from geostudio_dagster.errors import Conflict, NotFound
@@ -28,6 +28,7 @@ from geostudio_dagster.pipeline import (
     processing,
     scenes,
 )
+from geostudio_dagster.pipeline.launches import ATTEMPT_TAG
 from geostudio_dagster.pipeline.stage import StageReport, Work, run_stage, sign_of_life
 from geostudio_dagster.settings import Settings
 

@@ -10,6 +10,7 @@ from fastapi import Depends, Request
 
 from geostudio_dagster.catalog import Catalog
 from geostudio_dagster.gateway.early import layers_of
+from geostudio_dagster.gateway.launching import Launcher
 from geostudio_dagster.gateway.shelf import LayerShelf
 from geostudio_dagster.gateway.tokens import TokenVerifier
 from geostudio_dagster.installation import Installation
@@ -20,7 +21,7 @@ from geostudio_dagster.storage import LocalStorage
 
 @dataclass(frozen=True)
 class GatewayPlace:
-    """Settings, catalog, storage, the layers being looked at, and what proves who asks."""
+    """Settings, catalog, storage, layers being looked at, what proves who asks, what launches."""
 
     settings: Settings
     catalog: Catalog
@@ -29,6 +30,7 @@ class GatewayPlace:
     installation: Installation
     signer: Signer
     tokens: TokenVerifier
+    launcher: Launcher
 
     @classmethod
     def open(cls, settings: Settings) -> GatewayPlace:
@@ -47,10 +49,12 @@ class GatewayPlace:
             installation,
             Signer.open(settings),
             TokenVerifier(settings.gateway),
+            Launcher(installation),
         )
 
     def close(self) -> None:
-        """Give the catalog's connections back."""
+        """Let what is under way end, and give the catalog's connections back."""
+        self.launcher.close()
         self.catalog.close()
 
 

@@ -22,8 +22,8 @@ def test_shards_are_due_by_priority_then_age(drive: Driver) -> None:
 
 def test_a_submitted_shard_is_not_due(drive: Driver) -> None:
     r = drive.planned(2, 2)
-    assert drive.catalog.mark_submitted([drive.key(r)], LATER) == 1
-    assert drive.catalog.mark_submitted([drive.key(r)], LATER) == 0
+    assert drive.catalog.mark_submitted([drive.key(r)], LATER) == [drive.key(r)]
+    assert drive.catalog.mark_submitted([drive.key(r)], LATER) == []
     assert [s.key for s in drive.catalog.shards_to_dispatch(LATER, 9)] == [drive.key(r, 1)]
     shard = drive.catalog.shard(drive.key(r))
     assert (shard.status, shard.submitted_at) == ("SUBMITTED", LATER)
@@ -35,7 +35,7 @@ def test_a_run_that_was_quicker_than_the_note_of_it(drive: Driver) -> None:
     r = drive.planned(1, 1)
     begun = drive.catalog.begin_shard_run(drive.key(r), "a")
     assert (begun.status, begun.run_id) == ("RUNNING", "a")
-    assert drive.catalog.mark_submitted([drive.key(r)], LATER) == 0
+    assert drive.catalog.mark_submitted([drive.key(r)], LATER) == []
     assert drive.catalog.shard(drive.key(r)).status == "RUNNING"
     assert drive.catalog.request(r).status == "RUNNING"
 

@@ -12,10 +12,10 @@ import dagster as dg
 import pytest
 
 from geostudio_dagster.catalog import Catalog, ModelRecord
-from geostudio_dagster.defs.partitions import ATTEMPT_TAG
 from geostudio_dagster.defs.reconciliation import reconcile, why_over
 from geostudio_dagster.defs.shard_assets import _asked_for_by_a_person
 from geostudio_dagster.installation import Installation
+from geostudio_dagster.pipeline.launches import ATTEMPT_TAG
 from geostudio_dagster.pipeline.plans import plan_request
 from geostudio_dagster.planning.admission import admit
 from geostudio_dagster.settings import ShardSettings

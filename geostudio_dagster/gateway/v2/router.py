@@ -6,12 +6,15 @@ from fastapi import APIRouter, Depends
 
 from geostudio_dagster.gateway.principal import principal_of
 from geostudio_dagster.gateway.problems import responses
-from geostudio_dagster.gateway.v2 import groups, keys, processors, shares
+from geostudio_dagster.gateway.v2 import groups, inference, keys, logs, processors, shares, tasks
 
 _MODULES = (
     keys,
     groups,
+    inference,
+    tasks,
     shares,
+    logs,
     processors,
 )
 # Addresses that prove themselves otherwise, as signed links do, are in an ``open_router``.
