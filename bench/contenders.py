@@ -41,15 +41,25 @@ class Ours:
         patch = self._bundle.manifest.patch
         with Scene(self._scene, self._bundle.manifest) as scene:
             grid = PatchGrid(scene.height, scene.width, patch.size, patch.overlap, patch.trim)
-            clock = StageClock("read", "normalise")
             core = scene.core(None)
             reader = BatchReader(
-                scene, grid, core, batch_size=1, fill=0.0, clock=clock, room=np.empty
+                scene,
+                grid,
+                core,
+                batch_size=1,
+                fill=0.0,
+                clock=StageClock("read", "normalise"),
+                room=np.empty,
             )
-            patches = [batch.pixels for batch in reader.batches() if batch.used]
-        spare = [np.zeros_like(patches[0])] * 64  # so that the last batch is a full one, too
-        self._count = len(patches)
-        self._pool = np.concatenate(patches + spare)
+            # Some more patches of zeros, so that the last batch is a full one, too.
+            shape = len(scene.channels), patch.size, patch.size
+            self._pool = np.zeros((grid.count(core) + 64, *shape), np.float32)
+            self._count = 0
+            for batch in reader.batches():
+                if batch.used:
+                    self._pool[self._count] = batch.pixels[0]
+                    self._count += 1
+                reader.recycle(batch)
         return {"patches": self._count}
 
     def forward(self, precision):

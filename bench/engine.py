@@ -1,144 +1,131 @@
-"""The engine's benchmark: rounds in turn, medians, ratios, a table and ``engine.json``."""
+"""What ``python -m bench`` measures: contenders in turn, each sample kept at once."""
 
 import subprocess
 import sys
 from contextlib import ExitStack
 from pathlib import Path
-from statistics import median
 
 from bench import memory, models, starts
 from bench.scenes import textured
 from bench.worker import Worker
 
 
-def measure_model(name, settings):
-    """All contenders for one model, in turn, ``settings.rounds`` times; samples by contender."""
-    place = settings.place
-    bundle = make_bundle(place, name)
-    scene = textured(place / f"scene-{settings.size}.tif", settings.size)
-    samples = {}
-    with ExitStack() as stack:
-
-        def worker(kind):
-            log = place / f"{kind}-{name}.log"
-            shared = {"bundle": str(bundle), "scene": str(scene), "out": str(place)}
-            return stack.enter_context(
-                Worker(kind, log, settings.patience, **shared, device=settings.device)
-            )
-
-        ours, theirs = worker("ours"), worker("terratorch")
+def measure_floor(case, settings, samples):
+    """The engine and its floor: the forward pass of the same patches, and decoding alone."""
+    with _Contenders(case, settings) as contenders:
+        ours = contenders.worker("ours")
         ours.ask("prepare_forward")
-        turns = _turns(ours, theirs, settings)
-        for round_ in range(settings.rounds):
-            # Each round starts with another one, so that none always runs after the same.
+        turns = [("decode", ours, "decode", "exact")]
+        for precision in settings.precisions:
+            turns.append((f"forward {precision}", ours, "forward", precision))
+            turns.append((f"engine {precision}", ours, "engine", precision))
+        contenders.take_turns("floor", turns, samples)
+
+
+def measure_versus(case, settings, samples):
+    """The engine and TerraTorch's ``tiled_inference``, from the same file to a class map."""
+    with _Contenders(case, settings) as contenders:
+        ours, theirs = contenders.worker("ours"), contenders.worker("terratorch")
+        turns = [
+            ("engine exact", ours, "engine", "exact"),
+            ("terratorch defaults", theirs, "defaults", "exact"),
+            ("engine auto", ours, "engine", "auto"),
+            ("terratorch best", theirs, "best", "auto"),
+        ]
+        contenders.take_turns("versus", turns, samples)
+        contenders.compare("versus", "engine exact", "engine auto", samples)
+        contenders.compare("versus", "engine exact", "terratorch defaults", samples)
+
+
+class _Contenders:
+    """Warm processes that take turns over one scene with one model."""
+
+    def __init__(self, case, settings):
+        self._case, self._settings = case, settings
+        name, _, size = case.partition("@")
+        self._name = name
+        self._bundle = make_bundle(settings.place, name)
+        self._scene = textured(settings.place / f"scene-{size}.tif", int(size))
+        self._stack = ExitStack()
+        self._outputs = {}
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *details):
+        return self._stack.__exit__(*details)
+
+    def worker(self, kind):
+        """A process with the model loaded."""
+        place = self._settings.place
+        shared = {"bundle": str(self._bundle), "scene": str(self._scene), "out": str(place)}
+        log = place / f"{kind}-{self._name}.log"
+        return self._stack.enter_context(
+            Worker(kind, log, self._settings.patience, **shared, device=self._settings.device)
+        )
+
+    def take_turns(self, part, turns, samples):
+        """All of them ``rounds`` times; each round starts with another one."""
+        for round_ in range(self._settings.rounds):
             shift = round_ % len(turns)
             for label, process, method, precision in turns[shift:] + turns[:shift]:
                 answer = process.ask(method, precision)
-                samples.setdefault(label, []).append(answer)
-                _tell(name, label, answer)
-    return samples
+                samples.add(part, self._case, label, **answer)
+                self._outputs[label] = answer["result"].get("output")
+                print(
+                    f"  {self._case:18} {label:20} {answer['wall']:7.2f} s, "
+                    f"CPU {answer['cpu']:7.2f} s, others use {answer['others']:.1f} cores",
+                    flush=True,
+                )
+
+    def compare(self, part, one, other, samples):
+        """Keep the share of pixels to which two contenders gave different classes."""
+        share = flips(Path(self._outputs[one]), Path(self._outputs[other]))
+        samples.add(f"{part} flips", self._case, f"{other} against {one}", share=share)
 
 
-def _turns(ours, theirs, settings):
-    turns = [
-        ("decode", ours, "decode", "exact"),
-        ("forward exact", ours, "forward", "exact"),
-        ("engine exact", ours, "engine", "exact"),
-        ("forward auto", ours, "forward", "auto"),
-        ("engine auto", ours, "engine", "auto"),
-    ]
-    if settings.terratorch:
-        turns += [
-            ("terratorch defaults", theirs, "defaults", "exact"),
-            ("terratorch best", theirs, "best", "auto"),
-        ]
-    return turns
-
-
-def floors(samples, cores, gpu):
-    """Wall and CPU of the engine over its floor, by precision.
-
-    The floor on a CPU is the forward pass plus the CPU time of decoding divided by the cores; on
-    a GPU the larger of the two. Its CPU time is that of the forward pass plus the decoding's.
-    """
-
-    def wall(decode, forward, engine):
-        spread = decode["cpu"] / cores
-        floor = max(forward["wall"], spread) if gpu else forward["wall"] + spread
-        return engine["wall"] / floor
-
-    def cpu(decode, forward, engine):
-        return engine["cpu"] / (forward["cpu"] + decode["cpu"])
-
-    return {
-        precision: _ratios(
-            samples, ("decode", f"forward {precision}", f"engine {precision}"), wall, cpu
-        )
-        for precision in ("exact", "auto")
-    }
-
-
-def over(samples, slow, fast):
-    """How many times as fast ``fast`` is as ``slow``."""
-    if slow not in samples:
-        return None
-    return _ratios(
-        samples,
-        (slow, fast),
-        lambda a, b: a["wall"] / b["wall"],
-        lambda a, b: a["cpu"] / b["cpu"],
-    )
-
-
-def _ratios(samples, labels, wall, cpu):
-    """Medians of the rounds' ratios; and of wall times, that of the least disturbed samples."""
-    rounds = list(zip(*(samples[label] for label in labels), strict=True))
-    quiet = [min(samples[label], key=lambda sample: sample["others"]) for label in labels]
-    return {
-        "wall": round(median(wall(*row) for row in rounds), 3),
-        "cpu": round(median(cpu(*row) for row in rounds), 3),
-        "wall_quietest": round(wall(*quiet), 3),
-    }
-
-
-def flips(samples, one, other):
-    """Share of pixels to which two contenders give different classes."""
+def flips(one: Path, other: Path) -> float:
+    """Share of pixels of different class."""
     import numpy as np
     import rasterio
 
-    if one not in samples or other not in samples:
-        return None
     classes = []
-    for label in (one, other):
-        with rasterio.open(samples[label][-1]["result"]["output"]) as file:
+    for path in (one, other):
+        with rasterio.open(path) as file:
             classes.append(file.read(1))
     return float(np.mean(classes[0] != classes[1]))
 
 
-def measure_starts(name, settings):
+def measure_starts(name, settings, samples):
     """Ours once over all tiles, theirs once for one tile, in turn."""
     place, count = settings.place, settings.tiles
     bundle, tiles = make_bundle(place, name), starts.scenes(settings.place, count, settings.tile)
-    seconds = {"ours exact": [], "ours auto": [], "terratorch predict": []}
+    case = f"{name}, {count} tiles of {settings.tile}"
     for round_ in range(settings.rounds):
-        seconds["ours exact"].append(starts.ours(bundle, tiles, place, "exact"))
-        seconds["ours auto"].append(starts.ours(bundle, tiles, place, "auto"))
-        start = starts.theirs(bundle, name, tiles, round_ % count, place)
-        seconds["terratorch predict"].append(start)
-        print(f"  starts: {[round(values[-1], 1) for values in seconds.values()]} s", flush=True)
-    each = median(seconds["terratorch predict"])
-    return {
-        "tiles": count,
-        "tile": settings.tile,
-        "seconds": seconds,
-        "exact": round(count * each / median(seconds["ours exact"]), 2),
-        "auto": round(count * each / median(seconds["ours auto"]), 2),
-    }
+        for precision in settings.precisions:
+            wall = starts.ours(bundle, tiles, place, precision)
+            samples.add("starts", case, f"ours {precision}", wall=wall)
+        one = starts.theirs(bundle, name, tiles, round_ % count, place)
+        samples.add("starts", case, "terratorch predict", wall=one)
+        found = samples.of("starts", case)
+        last = {label: round(items[-1]["wall"], 1) for label, items in found.items()}
+        print(f"  starts: {last} s", flush=True)
 
 
-def measure_memory(settings):
-    """The curve with a light model over all sizes."""
-    return memory.curve(memory.light_bundle(settings.place), settings.memory, settings.place)
+def measure_memory(settings, samples):
+    """The curve with a light model over all sizes, and the first real model on its own."""
+    place = settings.place
+    light = memory.light_bundle(place)
+    for size in settings.memory:
+        point = memory.sparse_point(light, size, place)
+        samples.add("memory", "light", str(size), **point)
+        print(f"  memory: light, {size}: {point['above_model_mb']} MB", flush=True)
+    bundle = make_bundle(place, "unet")
+    for precision in ("exact", "auto"):
+        scene = textured(place / "scene-2048.tif", 2048)
+        point = memory.point(bundle, scene, 2048, place, precision)
+        samples.add("memory", f"unet {precision}", "2048", **point)
+        print(f"  memory: unet {precision}, 2048: {point['above_model_mb']} MB", flush=True)
 
 
 def make_bundle(place: Path, name: str) -> Path:
@@ -147,11 +134,3 @@ def make_bundle(place: Path, name: str) -> Path:
         command = [sys.executable, "-m", "bench.models", str(place), name]
         subprocess.run(command, check=True, capture_output=True)
     return models.bundle(place, name)
-
-
-def _tell(model, label, answer):
-    print(
-        f"  {model:13} {label:20} {answer['wall']:7.2f} s, CPU {answer['cpu']:7.2f} s, "
-        f"others use {answer['others']:.1f} cores",
-        flush=True,
-    )

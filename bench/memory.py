@@ -10,18 +10,9 @@ from bench.scenes import sparse
 _MB = 1024**2
 
 
-def curve(bundle: Path, sizes, place: Path):
-    """One entry per size: memory above the model, MB, and the speed, Mpx/s."""
-    out = place / "memory"
-    out.mkdir(exist_ok=True)
-    return [
-        _measured(bundle, size, sparse(place / f"sparse-{size}.tif", size), out) for size in sizes
-    ]
-
-
-def growth(points):
-    """MB between the smallest and the largest scene."""
-    return round(points[-1]["above_model_mb"] - points[0]["above_model_mb"], 1)
+def sparse_point(bundle: Path, size: int, place: Path):
+    """Memory above the model, MB, and the speed, Mpx/s, over a sparse scene."""
+    return point(bundle, sparse(place / f"sparse-{size}.tif", size), size, place, "exact")
 
 
 def light_bundle(place: Path) -> Path:
@@ -53,14 +44,16 @@ def light_bundle(place: Path) -> Path:
     return folder
 
 
-def _measured(bundle, size, scene, out):
-    command = [sys.executable, "-m", "bench.shard", str(bundle), str(scene), str(out), "exact"]
+def point(bundle: Path, scene: Path, size: int, place: Path, precision: str):
+    """The same over any scene of this size."""
+    out = place / "memory"
+    out.mkdir(exist_ok=True)
+    command = [sys.executable, "-m", "bench.shard", str(bundle), str(scene), str(out), precision]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    facts = json.loads(done.stdout)
+    facts = json.loads(done.stdout.splitlines()[-1])
     (out / scene.name).unlink()
     seconds = facts["last"]["seconds"]["total"]
     return {
-        "size": size,
         "above_model_mb": round((facts["rss_peak"] - facts["rss_model"]) / _MB, 1),
         "model_mb": round(facts["rss_model"] / _MB, 1),
         "mpx_per_s": round(size * size / 1e6 / seconds, 2),

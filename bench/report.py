@@ -1,0 +1,171 @@
+"""From samples to ratios: ``engine.json``, its details and tables."""
+
+import contextlib
+import datetime as dt
+import json
+import platform
+from pathlib import Path
+from statistics import median
+
+from rich.console import Console
+from rich.table import Table
+
+from bench.samples import medians, ratio
+from geostudio_dagster.prediction.options import usable_cores
+
+
+def conclude(samples, place: Path, gpu: bool):
+    """Write ``engine.json`` (the key figures) and ``details.json``; print tables."""
+    details = {
+        "floor": {case: _floor(samples.of("floor", case), gpu) for case in samples.cases("floor")},
+        "versus": {case: _versus(samples.of("versus", case)) for case in samples.cases("versus")},
+        "starts": {case: _starts(samples, case) for case in samples.cases("starts")},
+        "memory": {case: _memory(samples, case) for case in samples.cases("memory")},
+        "flips": {
+            f"{case}: {label}": items[-1]["share"]
+            for part in ("versus flips", "precision", "patches")
+            for case in samples.cases(part)
+            for label, items in samples.of(part, case).items()
+        },
+    }
+    figures = _figures(details)
+    (place / "engine.json").write_text(json.dumps(figures, indent=2) + "\n")
+    (place / "details.json").write_text(json.dumps(details, indent=2) + "\n")
+    _print(details)
+    print(f"\n{place / 'engine.json'}, {place / 'details.json'}")
+
+
+def _figures(details):
+    """The figures that goals are set for; None for what was not measured."""
+    floors = {}
+    for case, found in details["floor"].items():
+        for precision, value in found["ratios"].items():
+            floors[f"{case} {precision}"] = value["wall"]
+    versus = next(iter(details["versus"].values()), {"ratios": {}})["ratios"]
+    starts = next(iter(details["starts"].values()), {})
+    light = details["memory"].get("light", [])
+    return {
+        "over_floor": floors,
+        "over_terratorch_defaults_exact": _wall(versus.get("defaults, exact")),
+        "over_terratorch_defaults_auto": _wall(versus.get("defaults, auto")),
+        "over_terratorch_best": _wall(versus.get("best, auto")),
+        "over_per_tile_starts": _wall(starts.get("exact")),
+        "rss_growth_mb": round(light[-1]["above_model_mb"] - light[0]["above_model_mb"], 1)
+        if light
+        else None,
+        "machine": _machine(),
+        "date": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _wall(found):
+    return found and found["wall"]
+
+
+def _floor(samples, gpu):
+    """Wall and CPU over the floor, by precision.
+
+    The floor on a CPU is the forward pass plus the CPU time of decoding divided by the cores; on
+    a GPU the larger of the two. Its CPU time is that of the forward pass plus the decoding's.
+    """
+    cores = usable_cores()
+
+    def wall(decode, forward, engine):
+        spread = decode["cpu"] / cores
+        floor = max(forward["wall"], spread) if gpu else forward["wall"] + spread
+        return engine["wall"] / floor
+
+    def cpu(decode, forward, engine):
+        return engine["cpu"] / (forward["cpu"] + decode["cpu"])
+
+    # The least of all: decoding is measured more often than either precision.
+    decode = [min(samples["decode"], key=lambda sample: sample["cpu"])] * 1000
+    found = {
+        precision: ratio(
+            samples | {"decode": decode},
+            ("decode", f"forward {precision}", f"engine {precision}"),
+            wall,
+            cpu,
+        )
+        for precision in ("exact", "auto")
+    }
+    ratios = {precision: value for precision, value in found.items() if value}
+    return {"ratios": ratios, "medians": medians(samples)}
+
+
+def _versus(samples):
+    def over(slow, fast):
+        return ratio(
+            samples,
+            (slow, fast),
+            lambda a, b: a["wall"] / b["wall"],
+            lambda a, b: a["cpu"] / b["cpu"],
+        )
+
+    ratios = {
+        "defaults, exact": over("terratorch defaults", "engine exact"),
+        "defaults, auto": over("terratorch defaults", "engine auto"),
+        "best, auto": over("terratorch best", "engine auto"),
+    }
+    return {"ratios": ratios, "medians": medians(samples)}
+
+
+def _starts(samples, case):
+    """Times as fast as one start per tile; theirs is measured for one tile and multiplied."""
+    found = samples.of("starts", case)
+    tiles = int(case.partition(", ")[2].partition(" ")[0])
+    ratios = {
+        precision: ratio(
+            found,
+            ("terratorch predict", f"ours {precision}"),
+            lambda start, all_: tiles * start["wall"] / all_["wall"],
+        )
+        for precision in ("exact", "auto")
+    }
+    seconds = {
+        label: round(median(item["wall"] for item in items), 2) for label, items in found.items()
+    }
+    return {**{key: value for key, value in ratios.items() if value}, "medians": seconds}
+
+
+def _memory(samples, case):
+    """The largest of each size, in order of size."""
+    found = samples.of("memory", case)
+    return [
+        {"size": int(size), **{key: items[-1][key] for key in ("model_mb", "mpx_per_s")}}
+        | {"above_model_mb": max(item["above_model_mb"] for item in items)}
+        for size, items in sorted(found.items(), key=lambda pair: int(pair[0]))
+    ]
+
+
+def _machine():
+    model = platform.processor()
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next(line for line in lines if line.startswith("model name")).partition(": ")[2]
+    return {"processor": model, "cores": usable_cores(), "python": platform.python_version()}
+
+
+def _print(details):
+    console = Console()
+    for part in ("floor", "versus"):
+        for case, found in details[part].items():
+            megapixels = int(case.partition("@")[2]) ** 2 / 1e6
+            table = Table(
+                "", "wall s", "CPU s", "Mpx/s", "others' cores", "rounds", title=case, box=None
+            )
+            for label, row in found["medians"].items():
+                numbers = (row["wall"], row["cpu"], megapixels / row["wall"], row["others"])
+                table.add_row(label, *(f"{n:.2f}" for n in numbers), str(row["rounds"]))
+            console.print(table)
+            for label, value in found["ratios"].items():
+                if value:
+                    kind = "over its floor" if part == "floor" else "times as fast"
+                    console.print(
+                        f"{label}: {value['wall']} {kind} ({value['from']} to {value['to']}, "
+                        f"CPU {value['cpu']}, {value['rounds']} rounds)"
+                    )
+            console.print()
+    for part in ("starts", "memory", "flips"):
+        for case, found in details[part].items():
+            console.print(f"{part}: {case}: {found}")

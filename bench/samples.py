@@ -1,0 +1,64 @@
+"""Samples of one machine in one file, a line each, so that measuring can go on in pieces."""
+
+import json
+from pathlib import Path
+from statistics import median
+
+
+class Samples:
+    """Appends to ``path``; what is there already counts as well."""
+
+    def __init__(self, path: Path):
+        self._path = path
+        lines = path.read_text().splitlines() if path.exists() else []
+        self._all = [json.loads(line) for line in lines]
+
+    def add(self, part, case, label, **values):
+        """Keep one sample, at once."""
+        sample = {"part": part, "case": case, "label": label, **values}
+        self._all.append(sample)
+        with self._path.open("a") as stream:
+            stream.write(json.dumps(sample) + "\n")
+
+    def cases(self, part):
+        """What was measured for a part, in order of first sight."""
+        return list(dict.fromkeys(item["case"] for item in self._all if item["part"] == part))
+
+    def of(self, part, case):
+        """Samples by label."""
+        found = {}
+        for item in self._all:
+            if item["part"] == part and item["case"] == case:
+                found.setdefault(item["label"], []).append(item)
+        return found
+
+
+def ratio(samples, labels, wall, cpu=None):
+    """Median, least and largest of the rounds' ratios, and how many rounds; None without any.
+
+    ``wall`` and ``cpu`` make a ratio of one sample per label.
+    """
+    if any(label not in samples for label in labels):
+        return None
+    rounds = list(zip(*(samples[label] for label in labels), strict=False))
+    walls = sorted(wall(*row) for row in rounds)
+    found = {
+        "wall": round(median(walls), 3),
+        "from": round(walls[0], 3),
+        "to": round(walls[-1], 3),
+        "rounds": len(rounds),
+    }
+    if cpu is not None:
+        found["cpu"] = round(median(cpu(*row) for row in rounds), 3)
+    return found
+
+
+def medians(samples):
+    """Wall and CPU seconds and the others' load by label."""
+    return {
+        label: {
+            key: round(median(item[key] for item in items), 3) for key in ("wall", "cpu", "others")
+        }
+        | {"rounds": len(items)}
+        for label, items in samples.items()
+    }
