@@ -101,7 +101,8 @@ class BubblewrapSandbox:
         else:
             yield from ("--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID")
         yield from self._system()
-        yield from ("--proc", "/proc", "--dev", "/dev")
+        # Below /proc/sys the files belong to root, as which the namespace may run outside.
+        yield from ("--proc", "/proc", "--remount-ro", "/proc", "--dev", "/dev")
         for place in ("/dev/shm", "/tmp"):  # noqa: S108 - its own, in memory, bounded
             yield from ("--perms", "1777", "--size", str(limits.temporary_bytes), "--tmpfs", place)
         yield from ("--remount-ro", "/dev")
@@ -213,13 +214,9 @@ def working_bubblewrap(hidden: tuple[Path, ...] = ()) -> Sandbox | str:
     program = shutil.which("bwrap")
     if program is None:
         return "bubblewrap (bwrap) is not installed"
-    reason = ""
-    for user_namespace in (False, True) if os.geteuid() == 0 else (True,):
-        sandbox = BubblewrapSandbox(program, user_namespace, hidden)
-        reason = _failure(sandbox)
-        if not reason:
-            return sandbox
-    return reason
+    # Root in a user namespace would still be root to every file that it can see.
+    sandbox = BubblewrapSandbox(program, os.geteuid() != 0, hidden)
+    return _failure(sandbox) or sandbox
 
 
 def _failure(sandbox: Sandbox) -> str:

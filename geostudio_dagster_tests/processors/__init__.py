@@ -1,0 +1,1 @@
+"""Users' own scripts: checked, isolated, their outputs judged."""

@@ -1,0 +1,1 @@
+"""Scripts that want out: each with what must become of it."""
