@@ -104,7 +104,7 @@ class TerraTorch:
 
         self._bundle = load_bundle(Path(bundle))
         self._scene, self._out, self._device = Path(scene), Path(out), device or "cpu"
-        self._model, _ = load_terratorch(self._bundle, self._device)
+        self._model = load_terratorch(self._bundle, self._device).module
 
     def defaults(self, precision):
         """Nothing but its defaults: 224 pixels, stride 192, batches of 16, float32."""
