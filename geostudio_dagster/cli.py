@@ -166,8 +166,8 @@ Scenes = Annotated[
     list[str],
     typer.Option(
         "--input",
-        help="Path, http(s) URL (downloaded first) or s3://bucket/key (read in place). Again for "
-        "each further band file, and for each further date, oldest first.",
+        help="Path, http(s) URL or s3://bucket/key, read in place. Again for each further band "
+        "file or modality, and for each further date, oldest first.",
     ),
 ]
 Side = Annotated[int | None, typer.Option(min=1, help="Side of the model's square, pixels.")]

@@ -76,12 +76,12 @@ def read_start(
         ):
             return b"", None
         total = (
-            _total_size(response)
+            total_size(response)
             if response.status == HTTPStatus.PARTIAL_CONTENT
             else content_length(response)
         )
         data = bytearray()
-        for chunk in _body(response, scene):
+        for chunk in body(response, scene):
             data += chunk
             if len(data) >= length:
                 break
@@ -93,23 +93,23 @@ def _download_once(scene: RemoteScene, part: Path, settings: FetchSettings, dead
     have, validator = _resumable(part, memory)
     headers = {"Range": f"bytes={have}-", "If-Range": validator} if have and validator else {}
     with _answer(scene, settings, deadline, headers) as response:
-        begin = _range_start(response) if response.status == HTTPStatus.PARTIAL_CONTENT else 0
+        begin = range_start(response) if response.status == HTTPStatus.PARTIAL_CONTENT else 0
         if response.status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE or begin not in (0, have):
             memory.unlink(missing_ok=True)  # the next try starts over
             raise TransientError(f"{scene} has changed during the download.")
         length = content_length(response)
         expected = None if length is None else begin + length
         if expected is not None and expected > settings.max_bytes:
-            raise _too_large(scene, settings)
+            raise too_large(scene, settings)
         with part.open("r+b" if begin else "wb") as stream:
             stream.seek(begin)
             stream.truncate()
-            memory.write_text(_validator(response), "latin-1")  # after the old bytes are gone
+            memory.write_text(version_of(response), "latin-1")  # after the old bytes are gone
             size = begin
-            for chunk in _body(response, scene):
+            for chunk in body(response, scene):
                 size += len(chunk)
                 if size > settings.max_bytes:
-                    raise _too_large(scene, settings)
+                    raise too_large(scene, settings)
                 stream.write(chunk)
     if expected is not None and size != expected:
         raise TransientError(f"{scene} ended after {size} of {expected} bytes.")
@@ -121,10 +121,22 @@ def _download_once(scene: RemoteScene, part: Path, settings: FetchSettings, dead
 def _answer(
     scene: RemoteScene, settings: FetchSettings, deadline: float, headers: dict[str, str]
 ) -> Iterator[httpcore.Response]:
-    """The response to a GET after redirects, each of which is checked like the first address."""
+    with GuardedPool(settings, deadline) as pool, answer(pool, scene, settings, headers) as found:
+        yield found
+
+
+@contextmanager
+def answer(
+    pool: GuardedPool, scene: RemoteScene, settings: FetchSettings, headers: dict[str, str]
+) -> Iterator[httpcore.Response]:
+    """The response to a GET after redirects, each of which is checked like the first address.
+
+    Raises:
+        TaskError: as for :func:`download`, for whatever is no answer with a file, in the body too.
+    """
     url = scene.url
     wait = dict.fromkeys(("connect", "read", "write", "pool"), settings.timeout_s)
-    with network_errors(scene), GuardedPool(settings, deadline) as pool:
+    with network_errors(scene):
         for _ in range(_MAX_REDIRECTS + 1):
             target = httpcore.URL(
                 scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path
@@ -180,7 +192,12 @@ def _check_status(response: httpcore.Response, scene: RemoteScene) -> None:
     raise TaskError("unreachable", f"{scene} answered HTTP {status} instead of a file.")
 
 
-def _body(response: httpcore.Response, scene: RemoteScene) -> Iterator[bytes]:
+def body(response: httpcore.Response, scene: RemoteScene) -> Iterator[bytes]:
+    """The bytes of the file, as they are stored.
+
+    Raises:
+        TaskError: ``unreachable``, they come in another encoding.
+    """
     encoding = header(response, b"content-encoding").lower()
     if encoding not in ("", "identity"):
         raise TaskError(
@@ -197,23 +214,27 @@ def _resumable(part: Path, memory: Path) -> tuple[int, str]:
         return 0, ""
 
 
-def _validator(response: httpcore.Response) -> str:
+def version_of(response: httpcore.Response) -> str:
+    """What tells this version of the file from others; empty where nothing does."""
     etag = header(response, b"etag")
     strong = etag if etag and not etag.startswith("W/") else ""
     return strong or header(response, b"last-modified")
 
 
-def _range_start(response: httpcore.Response) -> int:
+def range_start(response: httpcore.Response) -> int:
+    """Offset of a partial answer's first byte, -1 where it is not told."""
     first = header(response, b"content-range").removeprefix("bytes ").partition("-")[0]
     return int(first) if first.isdecimal() else -1
 
 
-def _total_size(response: httpcore.Response) -> int | None:
+def total_size(response: httpcore.Response) -> int | None:
+    """Bytes of the whole file that an answer is a part of, if told."""
     total = header(response, b"content-range").rpartition("/")[2]
     return int(total) if total.isdecimal() else None
 
 
-def _too_large(scene: RemoteScene, settings: FetchSettings) -> TaskError:
+def too_large(scene: RemoteScene, settings: FetchSettings) -> TaskError:
+    """The error for a file beyond the limit."""
     return TaskError(
         "too_large",
         f"{scene} is larger than {settings.max_bytes} bytes; give a smaller file, or have "

@@ -22,10 +22,18 @@ from geostudio_dagster.connectors.addresses import vetted_addresses
 from geostudio_dagster.settings import FetchSettings
 
 
-class GuardedPool(httpcore.ConnectionPool):
-    """A pool of connections for one piece of work that must end by ``deadline`` (monotonic)."""
+class Deadline:
+    """A moment (monotonic) that whoever holds it may move."""
 
-    def __init__(self, settings: FetchSettings, deadline: float) -> None:
+    def __init__(self, at: float) -> None:
+        self.at = at
+
+
+class GuardedPool(httpcore.ConnectionPool):
+    """A pool of connections for work that must end by ``deadline`` (monotonic)."""
+
+    def __init__(self, settings: FetchSettings, deadline: float | Deadline) -> None:
+        deadline = deadline if isinstance(deadline, Deadline) else Deadline(deadline)
         super().__init__(
             ssl_context=_trust(os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")),
             max_connections=4,
@@ -40,7 +48,7 @@ def _trust(*_: str | None) -> ssl.SSLContext:
 
 
 class _VettedBackend(httpcore.NetworkBackend):
-    def __init__(self, settings: FetchSettings, deadline: float) -> None:
+    def __init__(self, settings: FetchSettings, deadline: Deadline) -> None:
         self._settings = settings
         self._deadline = deadline
         self._plain = httpcore.SyncBackend()
@@ -79,7 +87,7 @@ class _VettedBackend(httpcore.NetworkBackend):
 class _TimedStream(httpcore.NetworkStream):
     """A stream none of whose waits outlives the deadline, however slowly bytes drip."""
 
-    def __init__(self, stream: httpcore.NetworkStream, deadline: float) -> None:
+    def __init__(self, stream: httpcore.NetworkStream, deadline: Deadline) -> None:
         self._stream = stream
         self._deadline = deadline
 
@@ -105,8 +113,8 @@ class _TimedStream(httpcore.NetworkStream):
         return self._stream.get_extra_info(info)
 
 
-def _left(timeout: float | None, deadline: float) -> float:
-    left = deadline - time.monotonic()
+def _left(timeout: float | None, deadline: Deadline) -> float:
+    left = deadline.at - time.monotonic()
     if left <= 0:
         raise httpcore.ReadTimeout("the time for the whole download is over")
     return left if timeout is None else min(timeout, left)

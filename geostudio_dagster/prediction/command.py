@@ -28,7 +28,7 @@ from geostudio_dagster.models.bundle import Bundle, load_bundle, with_probabilit
 from geostudio_dagster.prediction.destination import destination
 from geostudio_dagster.prediction.engine import Progress as Report
 from geostudio_dagster.prediction.engine import predict
-from geostudio_dagster.prediction.inputs import readable, reading
+from geostudio_dagster.prediction.inputs import readable
 from geostudio_dagster.prediction.options import PredictOptions
 from geostudio_dagster.prediction.report import PredictionReport
 from geostudio_dagster.prediction.timeline import SUFFIXES
@@ -98,9 +98,8 @@ def _predict(
     job: Job, bundle: Bundle, scratch: Path, target: Path, terminal: Console
 ) -> tuple[PredictionReport, dict[str, float]]:
     began = time.perf_counter()
-    scenes = readable(job.inputs, scratch)
-    fetched = time.perf_counter() - began
-    with reading(), _bar(terminal) as progress:
+    with readable(job.inputs, scratch) as scenes, _bar(terminal) as progress:
+        fetched = time.perf_counter() - began
         report = predict(
             scenes if len(scenes) > 1 else scenes[0],
             bundle,

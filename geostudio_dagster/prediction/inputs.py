@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import rasterio
@@ -16,42 +16,39 @@ from geostudio_dagster.connectors.addresses import (
 )
 from geostudio_dagster.connectors.fetch import download
 from geostudio_dagster.connectors.header import check_scene
+from geostudio_dagster.connectors.ranges import RangesUnsupportedError, RemoteFile, file_name
 from geostudio_dagster.errors import InvalidRequest
+from geostudio_dagster.raster.scene import File
 from geostudio_dagster.settings import Settings
 
 _S3 = "s3://"
 _REMOTE = re.compile(r"https?://", re.IGNORECASE)
-_UNUSUAL = re.compile(r"[^\w.-]+")
 
 
-def readable(inputs: Sequence[str], scratch: Path) -> list[Path | str]:
-    """What the engine can open for each input, in their order.
+@contextmanager
+def readable(inputs: Sequence[str], scratch: Path) -> Iterator[list[File]]:
+    """What the engine can open for each input, in their order, within the body.
 
-    A path stays as it is. An http(s) URL is downloaded into ``scratch`` by the guarded fetcher
-    of the service, with its limits. ``s3://bucket/key`` is read in place, block by block, through
-    GDAL, with the credentials that GDAL finds (``AWS_PROFILE``, ``AWS_NO_SIGN_REQUEST``, ...).
+    A path stays as it is. ``s3://bucket/key`` is read in place, block by block, through GDAL,
+    with the credentials that GDAL finds (``AWS_PROFILE``, ``AWS_NO_SIGN_REQUEST``, ...). So is
+    an http(s) URL, but through the guard of the service and with its limits; where its server
+    knows no ranges, it is downloaded into ``scratch``.
 
     Raises:
         InvalidRequest: no such file, or another kind of address.
         TaskError: as for :func:`download` and :func:`check_scene`.
     """
     # First those that cost nothing to check: a wrong path is told before a long download.
-    found = {text: _in_place(text) for text in inputs if not _REMOTE.match(text)}
-    for number, text in enumerate(inputs):
-        if text not in found:
-            found[text] = _downloaded(text, scratch / f"input-{number}")
-    return [found[text] for text in inputs]
+    found: dict[str, File] = {text: _in_place(text) for text in inputs if not _REMOTE.match(text)}
+    # No look for side files: they could lie elsewhere, and asking a bucket for them takes time.
+    with ExitStack() as stack, rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR"):
+        for number, text in enumerate(inputs):
+            if text not in found:
+                found[text] = _remote(text, scratch / f"input-{number}", stack)
+        yield [found[text] for text in inputs]
 
 
-def reading() -> AbstractContextManager[object]:
-    """GDAL's settings for reading in place: no look for side files in a bucket."""
-    environment: AbstractContextManager[object] = rasterio.Env(
-        GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR"
-    )
-    return environment
-
-
-def _in_place(text: str) -> Path | str:
+def _in_place(text: str) -> File:
     if text.startswith(_S3):
         bucket, _, key = text.removeprefix(_S3).partition("/")
         if not bucket or not key:
@@ -67,17 +64,23 @@ def _in_place(text: str) -> Path | str:
     return path
 
 
-def _downloaded(text: str, folder: Path) -> Path:
+def _remote(text: str, folder: Path, stack: ExitStack) -> File:
     settings = Settings()
     try:
         address = scene_address(text, settings)
     except UnacceptableAddressError as error:
         raise InvalidRequest("input", error.problem, error.remedy) from error
     assert isinstance(address, RemoteScene), "only http(s) URLs come here"  # noqa: S101
+    try:
+        return stack.enter_context(RemoteFile(address, settings.fetch))
+    except RangesUnsupportedError:
+        return _downloaded(address, folder, settings)
+
+
+def _downloaded(address: RemoteScene, folder: Path, settings: Settings) -> Path:
     folder.mkdir()
     # Messages name the file by its last part.
-    name = _UNUSUAL.sub("_", Path(address.url.path).name) or "scene.tif"
-    path = folder / name
+    path = folder / file_name(address)
     download(address, path, settings.fetch)
     check_scene(path, str(address))
     return path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -23,8 +24,11 @@ from geostudio_dagster.models.bundle import Band, BundleManifest
 from geostudio_dagster.raster.bands import choose_bands
 from geostudio_dagster.raster.patches import Box
 
+# A file, by its path or as something that brings its own ``opener`` for rasterio, and the error
+# that befell it as ``failure``, such as :class:`connectors.ranges.RemoteFile`.
+File = str | os.PathLike[str]
 # One file, or several: one per date, or the files of a scene's bands, or both.
-Source = Path | str | Sequence[Path | str]
+Source = File | Sequence[File]
 
 # A VRT or a driver with side effects must never be opened for a user.
 DRIVER = "GTiff"
@@ -164,6 +168,7 @@ class Scene:
         try:
             yield Window(box.col, box.row, box.width, box.height)
         except (RasterioError, OSError) as error:
+            _raise_own(self.paths[number])
             raise TaskError(
                 "corrupt",
                 f"{Path(self.paths[number]).name} can't be read at columns {box.col} to "
@@ -180,10 +185,14 @@ class Scene:
                 nodata = self.dtype.type(channel.nodata) if floating else channel.nodata
                 np.logical_and(valid, plane != nodata, out=valid)
 
-    def _open(self, path: Path | str, decode_threads: int) -> Any:
+    def _open(self, path: File, decode_threads: int) -> Any:
+        opener = getattr(path, "opener", None)
         try:
-            file = rasterio.open(path, driver=DRIVER, NUM_THREADS=decode_threads)
+            file = rasterio.open(
+                os.fspath(path), driver=DRIVER, opener=opener, NUM_THREADS=decode_threads
+            )
         except (RasterioError, OSError) as error:
+            _raise_own(path)
             raise TaskError(
                 "not_a_raster",
                 f"{Path(path).name} can't be opened as a GeoTIFF: {error}.",
@@ -287,8 +296,15 @@ class Scene:
         return masks
 
 
-def _paths(source: Source) -> tuple[Path | str, ...]:
-    return (source,) if isinstance(source, str | Path) else tuple(source)
+def _paths(source: Source) -> tuple[File, ...]:
+    return (source,) if isinstance(source, str | os.PathLike) else tuple(source)
+
+
+def _raise_own(file: File) -> None:
+    """Raise the error that befell a file with its own opener: GDAL knows only that it failed."""
+    failure = getattr(file, "failure", None)
+    if isinstance(failure, TaskError):
+        raise failure
 
 
 def _parts(files: range, manifest: BundleManifest) -> list[tuple[Sequence[int], tuple[Band, ...]]]:
@@ -302,7 +318,9 @@ def _parts(files: range, manifest: BundleManifest) -> list[tuple[Sequence[int], 
     return [((number,), bands) for number, bands in zip(files, modalities, strict=True)]
 
 
-def _stamp(path: Path | str) -> tuple[int, int, int] | None:
+def _stamp(path: File) -> tuple[int, int, int] | None:
+    if hasattr(path, "opener"):
+        return None  # it sees to that itself
     try:
         status = Path(path).stat()
     except OSError:

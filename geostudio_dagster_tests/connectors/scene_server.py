@@ -82,6 +82,12 @@ class _Handler(BaseHTTPRequestHandler):
         span = f"bytes {first}-{last}/{len(content)}"
         self._send(content[first : last + 1], 206, Content_Range=span, **headers)
 
+    def _changing(self) -> None:
+        """As /file, but the file is another one from the second answer on."""
+        if self.state.seen["/changing"] > 1:
+            self.state.etag = '"second"'
+        self._file()
+
     def _plain(self) -> None:
         """Without ranges."""
         self._send(self.state.content)

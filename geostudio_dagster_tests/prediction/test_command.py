@@ -137,16 +137,36 @@ def test_dates_go_in_the_order_of_the_inputs(folder: Path, tmp_path: Path) -> No
         assert np.abs(read(folder / "o.tif", 1) - change).max() < 1e-5
 
 
-def test_a_url_is_downloaded_by_the_guarded_fetcher(
-    bundle_folder: Path, scene: Path, folder: Path, server: SceneServer, tmp_path: Path
+@pytest.mark.parametrize(
+    ("path", "in_place"),
+    [("/file/scene.tif?token=x", True), ("/plain/scene.tif", False), ("/broken", False)],
+)
+def test_a_url_is_read_in_place_or_else_downloaded(  # noqa: PLR0917 - fixtures
+    bundle_folder: Path,
+    scene: Path,
+    folder: Path,
+    server: SceneServer,
+    tmp_path: Path,
+    path: str,
+    in_place: bool,
 ) -> None:
-    expected = engine(bundle_folder, scene, tmp_path / "p.tif")
     allowed = {"GEOSTUDIO_FETCH__ALLOWED_HOSTS": '["127.0.0.1"]'}
-    for path in ("/file/scene.tif?token=x", "/plain/scene.tif", "/broken"):
-        result = call(bundle_folder, [server.url(path)], folder / "o.tif", **allowed)
-        assert result.exit_code == 0, result.output
-        assert [item.name for item in folder.iterdir()] == ["o.tif"]
-        assert (folder / "o.tif").read_bytes() == expected
+    result = call(bundle_folder, [server.url(path)], folder / "o.tif", **allowed)
+    assert result.exit_code == 0, result.output
+    assert [item.name for item in folder.iterdir()] == ["o.tif"]
+    expected = engine(bundle_folder, scene, tmp_path / "p.tif")
+    assert (folder / "o.tif").read_bytes() == expected
+    assert all("range" in headers for _, headers in server.asked) == in_place
+
+
+def test_a_url_that_changes_while_it_is_read_makes_no_output(
+    bundle_folder: Path, folder: Path, server: SceneServer
+) -> None:
+    allowed = {"GEOSTUDIO_FETCH__ALLOWED_HOSTS": '["127.0.0.1"]'}
+    result = call(bundle_folder, [server.url("/changing")], folder / "o.tif", **allowed)
+    assert result.exit_code == 1
+    assert "/changing changed while it was read" in result.stderr
+    assert list(folder.iterdir()) == []
 
 
 def test_an_object_in_a_bucket_is_read_in_place(  # noqa: PLR0917 - fixtures

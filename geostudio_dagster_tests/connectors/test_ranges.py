@@ -1,0 +1,178 @@
+"""Remote scenes read where they are: the same pixels, few bytes, and one version throughout."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+
+from geostudio_dagster.connectors.addresses import RemoteScene, http_url
+from geostudio_dagster.connectors.ranges import RangesUnsupportedError, RemoteFile
+from geostudio_dagster.errors import TaskError
+from geostudio_dagster.models.bundle import BundleManifest
+from geostudio_dagster.raster.patches import Box
+from geostudio_dagster.raster.scene import Scene
+from geostudio_dagster.settings import FetchSettings
+from geostudio_dagster_tests.connectors.scene_server import SceneServer
+from geostudio_dagster_tests.prediction.builders import write_raster
+
+MANIFEST = BundleManifest.model_validate(
+    {
+        "name": "m",
+        "runtime": "torchscript",
+        "weights": "m.pt",
+        "task": "regression",
+        "bands": [{"name": name} for name in ("a", "b")],
+    }
+)
+PIXELS = np.random.default_rng(0).integers(1, 60_000, (2, 1500, 1300)).astype(np.uint16)
+
+
+@pytest.fixture
+def large(tmp_path: Path, server: SceneServer) -> SceneServer:
+    """The server with a scene of several megabytes."""
+    path = write_raster(tmp_path / "l.tif", PIXELS, block=256)
+    server.content = path.read_bytes()
+    return server
+
+
+def at(server: SceneServer, path: str = "/file/l.tif?token=secret") -> RemoteScene:
+    return RemoteScene(http_url(server.url(path)))
+
+
+def window(scene: Scene, box: Box) -> np.ndarray:
+    pixels = np.empty((2, box.height, box.width), scene.dtype)
+    scene.read(box, pixels, np.empty((box.height, box.width), bool))
+    return pixels
+
+
+@pytest.mark.parametrize("path", ["/file/l.tif", "/redirect?to=%2Ffile%2Fl.tif"])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_pixels_are_those_of_the_file(
+    large: SceneServer, fetch: FetchSettings, path: str, threads: int
+) -> None:
+    with RemoteFile(at(large, path), fetch) as file, Scene(file, MANIFEST, threads) as scene:
+        np.testing.assert_array_equal(window(scene, scene.core(None)), PIXELS)
+        part = Box(300, 700, 513, 257)
+        np.testing.assert_array_equal(window(scene, part), PIXELS[:, 700:957, 300:813])
+        scene.check_unchanged()
+
+
+def test_a_window_costs_its_own_blocks_and_no_more(
+    large: SceneServer, fetch: FetchSettings
+) -> None:
+    with RemoteFile(at(large), fetch) as file, Scene(file, MANIFEST) as scene:
+        window(scene, Box(256, 256, 256, 256))
+    spans = [headers["range"].removeprefix("bytes=").split("-") for _, headers in large.asked]
+    total = sum(int(last) - int(first) + 1 for first, last in spans)
+    # The header's chunk, and two blocks of 128 KiB, each by chunks at worst.
+    assert total < 2 * 1024**2 < len(large.content)
+
+
+def test_reading_on_and_on_takes_few_requests(large: SceneServer, fetch: FetchSettings) -> None:
+    with RemoteFile(at(large), fetch) as file:
+        found = b"".join(file.read_at(offset, 10_000) for offset in range(0, file.size, 10_000))
+        assert found == large.content
+        assert len(large.asked) <= len(large.content) / (3 * 256 * 1024) + 3
+        assert file.read_at(file.size, 10) == b""
+        assert file.read_at(file.size - 5, 10) == large.content[-5:]
+
+
+def test_ranges_come_back_in_the_order_they_were_asked_for(
+    large: SceneServer, fetch: FetchSettings
+) -> None:
+    content = large.content
+    end = len(content) - 10
+    asked = [(end, 100), (0, 10), (5, 20), (1_000_000, 300_000), (400_000, 1), (1_100_000, 10)]
+    with RemoteFile(at(large), fetch) as file:
+        found = file.read_ranges([place for place, _ in asked], [size for _, size in asked])
+    assert found == [content[offset : offset + size] for offset, size in asked]
+
+
+@pytest.mark.parametrize("path", ["/plain/l.tif", "/web-page", "/status-416"])
+def test_servers_without_ranges_are_told(
+    large: SceneServer, fetch: FetchSettings, path: str
+) -> None:
+    with pytest.raises(RangesUnsupportedError):
+        RemoteFile(at(large, path), fetch)
+
+
+def test_servers_that_name_no_version_are_told(large: SceneServer, fetch: FetchSettings) -> None:
+    large.etag = ""
+    with pytest.raises(RangesUnsupportedError):
+        RemoteFile(at(large), fetch)
+
+
+def test_a_file_that_changes_while_it_is_read_is_noticed(
+    large: SceneServer, fetch: FetchSettings
+) -> None:
+    with RemoteFile(at(large), fetch) as file, Scene(file, MANIFEST) as scene:
+        large.etag = '"second"'
+        with pytest.raises(TaskError) as caught:
+            window(scene, scene.core(None))
+    assert (caught.value.code, caught.value.retryable) == ("input_changed", True)
+    assert "/file/l.tif changed while it was read" in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("path", "code", "words"),
+    [
+        ("/status-404", "not_found", "does not exist (HTTP 404)"),
+        ("/status-403", "forbidden", "may not be read (HTTP 403)"),
+        ("/redirect?to=http%3A%2F%2F10.0.0.1%2Fs.tif", "forbidden_address", "10.0.0.1"),
+        ("/redirect?to=file%3A%2F%2F%2Fetc%2Fpasswd", "forbidden_address", "redirects to file"),
+        ("/loop", "unreachable", "redirects more than 5 times"),
+    ],
+)
+def test_refusals_are_those_of_the_fetcher(
+    *, large: SceneServer, fetch: FetchSettings, path: str, code: str, words: str
+) -> None:
+    with pytest.raises(TaskError) as caught:
+        RemoteFile(at(large, path), fetch)
+    assert caught.value.code == code
+    assert words in str(caught.value)
+
+
+def test_private_addresses_and_files_beyond_the_limit_are_refused(
+    large: SceneServer, fetch: FetchSettings
+) -> None:
+    with pytest.raises(TaskError, match="not a public address"):
+        RemoteFile(at(large), fetch.model_copy(update={"allowed_hosts": ()}))
+    assert large.asked == []
+    with pytest.raises(TaskError) as caught:
+        RemoteFile(at(large), fetch.model_copy(update={"max_bytes": 1_000_000}))
+    assert caught.value.code == "too_large"
+
+
+def test_a_server_that_goes_away_is_a_retryable_error_that_names_the_address(
+    large: SceneServer, fetch: FetchSettings
+) -> None:
+    large.seen["/busy"] = 2  # from now on it has the file
+    with RemoteFile(at(large, "/busy"), fetch) as file, Scene(file, MANIFEST) as scene:
+        large.seen["/busy"] = -100  # it is busy for longer than anybody tries
+        with pytest.raises(TaskError) as caught:
+            window(scene, scene.core(None))
+    assert (caught.value.code, caught.value.retryable) == ("unreachable", True)
+    assert "/busy answered HTTP 503" in str(caught.value)
+
+
+def test_what_is_no_geotiff_is_told(large: SceneServer, fetch: FetchSettings) -> None:
+    large.content = b"no raster at all" * 10
+    with RemoteFile(at(large), fetch) as file, pytest.raises(TaskError) as caught:
+        Scene(file, MANIFEST)
+    assert caught.value.code == "not_a_raster"
+    assert "l.tif can't be opened as a GeoTIFF" in str(caught.value)
+
+
+def test_nothing_beside_the_file_is_seen(large: SceneServer, fetch: FetchSettings) -> None:
+    with RemoteFile(at(large), fetch) as file:
+        with rasterio.open(os.fspath(file), opener=file.opener) as opened:
+            assert len(opened.files) == 1
+        with pytest.raises(FileNotFoundError):
+            file.opener.open("l.tif.ovr")
+        with pytest.raises(FileNotFoundError):
+            file.opener.open("l.tif", "w")
