@@ -8,9 +8,9 @@ on this machine belongs to, another for every run.
 from __future__ import annotations
 
 import functools
-import itertools
 import json
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -23,7 +23,7 @@ from pathlib import Path, PurePosixPath
 
 from geostudio_dagster.processors.processes import descendants
 from geostudio_dagster.processors.python import python_folders, system_folders
-from geostudio_dagster.processors.rlimits import bounds
+from geostudio_dagster.processors.rlimits import another_user, bounds
 from geostudio_dagster.processors.sandbox import Confined, Room, Sandbox, Shown
 from geostudio_dagster.processors.seccomp import filter_program
 from geostudio_dagster.settings import ScriptLimits
@@ -31,8 +31,6 @@ from geostudio_dagster.settings import ScriptLimits
 # Enough for the dynamic loader and local time; nothing that names people or holds secrets.
 _ETC = ("ld.so.cache", "ld.so.conf", "ld.so.conf.d", "alternatives", "localtime")
 _NOBODY = "65534"
-_FIRST_USER = 1_900_000_000
-_runs = itertools.count(os.getpid() * 1000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +60,8 @@ class BubblewrapSandbox:
         limits: ScriptLimits,
     ) -> Confined:
         """Start ``command`` in namespaces of its own."""
-        become: list[str] = []
-        if not self.user_namespace:
-            user = _FIRST_USER + next(_runs) % 100_000_000
-            for folder in (room.output, room.work):
-                os.chown(folder, user, user)
-            become = [_tool("setpriv"), f"--reuid={user}", f"--regid={user}", "--clear-groups"]
-            become += ["--inh-caps=-all", "--no-new-privs"]
-        inner = [*become, _tool("prlimit"), *bounds(limits, processes=True), *command]
+        become = [] if self.user_namespace else another_user((room.output, room.work))
+        inner = [*become, *bounds(limits, limits.processes), *command]
         with ExitStack() as stack:
             status_read, status_write = os.pipe()
             stack.callback(os.close, status_write)
@@ -146,10 +138,6 @@ def _folder(path: str) -> tuple[str, ...]:
     return ("--perms", "0755", "--dir", str(PurePosixPath(path)))
 
 
-def _tool(name: str) -> str:
-    return shutil.which(name, path="/usr/bin:/bin:/usr/sbin:/sbin") or name
-
-
 def _readable(data: bytes) -> int:
     """A descriptor that yields ``data``, which is smaller than a pipe."""
     read, write = os.pipe()
@@ -201,8 +189,6 @@ class _Namespaced:
 
 
 def _wait_readable(descriptor: int) -> None:
-    import select
-
     poll = select.poll()
     poll.register(descriptor, select.POLLIN)
     poll.poll()

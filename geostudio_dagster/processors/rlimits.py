@@ -1,13 +1,16 @@
 """The weaker mode: limits and a session of its own, but this machine's files and network.
 
-For machines without namespaces, chosen by name. A script can read what this account can read.
+For machines without namespaces, chosen by name. A script can read what this account can read;
+what root started becomes another user where that user can reach the interpreter and the room.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import uuid
 from collections.abc import Mapping, Sequence
@@ -22,10 +25,20 @@ from geostudio_dagster.settings import ScriptLimits
 _MARK = "GEOSTUDIO_RUN"
 
 
-def bounds(limits: ScriptLimits, *, processes: bool) -> list[str]:
-    """Arguments of prlimit; the number of processes only where the user runs nothing else."""
+_FIRST_USER = 1_900_000_000
+_runs = itertools.count(os.getpid() * 1000)
+
+
+def tool(name: str) -> str:
+    """A program of the system, never one of whoever set PATH."""
+    return shutil.which(name, path="/usr/bin:/bin:/usr/sbin:/sbin") or name
+
+
+def bounds(limits: ScriptLimits, processes: int | None) -> list[str]:
+    """The command that sets the limits; ``processes`` is how many its user may have in all."""
     cpu = max(int(limits.cpu_s), 1)
-    arguments = [
+    command = [
+        tool("prlimit"),
         f"--cpu={cpu}:{cpu + 1}",
         f"--data={limits.memory_bytes}",
         f"--fsize={limits.file_bytes}",
@@ -33,7 +46,16 @@ def bounds(limits: ScriptLimits, *, processes: bool) -> list[str]:
         "--core=0",
         "--msgqueue=0",
     ]
-    return [*arguments, f"--nproc={limits.processes}"] if processes else arguments
+    return command if processes is None else [*command, f"--nproc={processes}"]
+
+
+def another_user(folders: Sequence[Path]) -> list[str]:
+    """The command by which root becomes a user whom nothing but ``folders`` belongs to."""
+    user = _FIRST_USER + next(_runs) % 100_000_000
+    for folder in folders:
+        os.chown(folder, user, user)
+    names = [f"--reuid={user}", f"--regid={user}", "--clear-groups"]
+    return [tool("setpriv"), *names, "--inh-caps=-all", "--no-new-privs"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +79,8 @@ class RlimitSandbox:
     ) -> Confined:
         """Start ``command`` in a session of its own."""
         mark = uuid.uuid4().hex
-        tool = shutil.which("prlimit", path="/usr/bin:/bin:/usr/sbin:/sbin") or "prlimit"
         process = subprocess.Popen(
-            [tool, *bounds(limits, processes=False), *command],
+            [*_confining(room, Path(command[0]), limits), *command],
             env={**environment, _MARK: mark},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -68,6 +89,30 @@ class RlimitSandbox:
             start_new_session=True,
         )
         return _Session(process, f"{_MARK}={mark}".encode())
+
+
+def _confining(room: Room, program: Path, limits: ScriptLimits) -> list[str]:
+    """Linux counts the processes of a user, whatever else runs for that user, and never root's."""
+    if os.geteuid() != 0:
+        return bounds(limits, limits.processes + _threads_of_user())
+    places = (program, program.resolve(), room.script, room.input, room.output, *room.extra)
+    if not all(_is_open(folder) for place in places for folder in place.parents):
+        return bounds(limits, None)
+    return [*another_user((room.output, room.work)), *bounds(limits, limits.processes)]
+
+
+def _is_open(folder: Path) -> bool:
+    return bool(folder.stat().st_mode & stat.S_IXOTH)
+
+
+def _threads_of_user() -> int:
+    """Threads that this account has now."""
+    count = 0
+    for entry in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if entry.stat().st_uid == os.geteuid():
+                count += len(list((entry / "task").iterdir()))
+    return count
 
 
 class _Session:
