@@ -31,7 +31,7 @@ def main() -> None:
     }
     for part in settings.parts:
         measures[part]()
-    conclude(samples, settings.place, gpu=(settings.device or "").startswith("cuda"))
+    conclude(samples, settings.place)
 
 
 def _settings():

@@ -34,6 +34,7 @@ class Ours:
     def prepare_forward(self):
         """Keep all patches in memory, normalised, as the engine's reader makes them."""
         from geostudio_dagster.prediction.batches import BatchReader
+        from geostudio_dagster.prediction.forward import host_memory
         from geostudio_dagster.prediction.report import StageClock
         from geostudio_dagster.raster.patches import PatchGrid
         from geostudio_dagster.raster.scene import Scene
@@ -53,7 +54,8 @@ class Ours:
             )
             # Some more patches of zeros, so that the last batch is a full one, too.
             shape = len(scene.channels), patch.size, patch.size
-            self._pool = np.zeros((grid.count(core) + 64, *shape), np.float32)
+            self._pool = host_memory(self._device)((grid.count(core) + 64, *shape))
+            self._pool[-64:] = 0
             self._count = 0
             for batch in reader.batches():
                 if batch.used:
@@ -101,9 +103,12 @@ class TerraTorch:
     def __init__(self, bundle, scene, out, device):
         from geostudio_dagster.models.bundle import load_bundle
         from geostudio_dagster.models.terratorch import load_terratorch
+        from geostudio_dagster.prediction.forward import choose_device
+        from geostudio_dagster.prediction.options import PredictOptions
 
         self._bundle = load_bundle(Path(bundle))
-        self._scene, self._out, self._device = Path(scene), Path(out), device or "cpu"
+        self._scene, self._out = Path(scene), Path(out)
+        self._device = choose_device(PredictOptions(device=device))
         self._model = load_terratorch(self._bundle, self._device).module
 
     def defaults(self, precision):

@@ -14,10 +14,10 @@ from bench.samples import medians, ratio
 from geostudio_dagster.prediction.options import usable_cores
 
 
-def conclude(samples, place: Path, gpu: bool):
+def conclude(samples, place: Path):
     """Write ``engine.json`` (the key figures) and ``details.json``; print tables."""
     details = {
-        "floor": {case: _floor(samples.of("floor", case), gpu) for case in samples.cases("floor")},
+        "floor": {case: _floor(samples.of("floor", case)) for case in samples.cases("floor")},
         "versus": {case: _versus(samples.of("versus", case)) for case in samples.cases("versus")},
         "starts": {case: _starts(samples, case) for case in samples.cases("starts")},
         "memory": {case: _memory(samples, case) for case in samples.cases("memory")},
@@ -62,13 +62,15 @@ def _wall(found):
     return found and found["wall"]
 
 
-def _floor(samples, gpu):
+def _floor(samples):
     """Wall and CPU over the floor, by precision.
 
     The floor on a CPU is the forward pass plus the CPU time of decoding divided by the cores; on
     a GPU the larger of the two. Its CPU time is that of the forward pass plus the decoding's.
     """
     cores = usable_cores()
+    devices = {item["result"].get("device", "cpu") for items in samples.values() for item in items}
+    gpu = any(device.startswith("cuda") for device in devices)
 
     def wall(decode, forward, engine):
         spread = decode["cpu"] / cores
