@@ -101,5 +101,5 @@ def upload(
     """A registered processor."""
     document = parse_metadata({"name": name, **metadata})
     return upload_processor(
-        installation, document, f"{name}.py", script.encode(), owner=owner, sharable=True
+        installation, document, "script.py", script.encode(), owner=owner, sharable=True
     )
