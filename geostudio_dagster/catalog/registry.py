@@ -6,9 +6,11 @@ import difflib
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
-from sqlalchemy import func, select
+from sqlalchemy import ColumnElement, exists, func, select
 from sqlalchemy.orm import Session
 
+from geostudio_dagster.catalog.api_schema import ModelCard, Tune
+from geostudio_dagster.catalog.cards import card_of_model, lock_name
 from geostudio_dagster.catalog.database import Database, utc_now
 from geostudio_dagster.catalog.records import ModelRecord
 from geostudio_dagster.catalog.rows import model_record
@@ -22,18 +24,25 @@ if TYPE_CHECKING:
 class Registry(Database):
     """The catalog's models."""
 
-    def register_model(self, bundle: Bundle, *, uri: str, owner: str) -> ModelRecord:
+    def register_model(
+        self, bundle: Bundle, *, uri: str, owner: str, listed: bool = True
+    ) -> ModelRecord:
         """Record a bundle that lies at ``uri``.
 
         The same name and digest give the version that is there; other content under a known
         name becomes its next version.
+
+        Args:
+            listed: whether it gets a card of its own, which everybody sees.
         """
         name = bundle.manifest.name
         with self._write() as session:
-            _lock_name(session, name)
+            lock_name(session, f"model {name}")
             versions = session.scalars(select(Model).where(Model.name == name)).all()
             same = next((row for row in versions if row.digest == bundle.digest), None)
             if same is not None:
+                if listed:
+                    card_of_model(session, same)
                 return model_record(same)
             row = Model(
                 id=str(uuid4()),
@@ -46,10 +55,15 @@ class Registry(Database):
                 created_at=utc_now(),
             )
             session.add(row)
+            if listed:
+                session.flush()
+                card_of_model(session, row)
             return model_record(row)
 
     def model(self, reference: str) -> ModelRecord:
         """The model of an id, of ``name@version``, or the newest of a name.
+
+        A model that was deleted is found by its id only: requests go on to name it.
 
         Raises:
             NotFound: there is none; the sentence names what comes close.
@@ -59,10 +73,10 @@ class Registry(Database):
             row = session.get(Model, reference)
             if row is None and version.isdecimal() and len(version) < len("1000000000"):
                 query = select(Model).where(Model.name == name, Model.version == int(version))
-                row = session.scalar(query)
+                row = session.scalar(query.where(_offered()))
             elif row is None and not version:
-                query = select(Model).where(Model.name == name).order_by(Model.version.desc())
-                row = session.scalar(query.limit(1))
+                query = select(Model).where(Model.name == name, _offered())
+                row = session.scalar(query.order_by(Model.version.desc()).limit(1))
             if row is None:
                 raise NotFound(_not_found(session, reference, name))
             return model_record(row)
@@ -70,20 +84,27 @@ class Registry(Database):
     def models(self) -> list[ModelRecord]:
         """All models, by name, the newest version first."""
         with self._read() as session:
-            rows = session.scalars(select(Model).order_by(Model.name, Model.version.desc()))
+            query = select(Model).where(_offered())
+            rows = session.scalars(query.order_by(Model.name, Model.version.desc()))
             return [model_record(row) for row in rows]
 
 
-def _lock_name(session: Session, name: str) -> None:
-    # Two processes that register the same name count its versions one after the other. SQLite
-    # has one writer anyway.
-    if session.get_bind().dialect.name == "postgresql":
-        key = func.hashtextextended(f"geostudio model {name}", 0)
-        session.execute(select(func.pg_advisory_xact_lock(key)))
+def _offered() -> ColumnElement[bool]:
+    """That not all cards and tunes of a model were deleted."""
+    deleted = [
+        exists().where(table.model_id == Model.id, table.deleted_at.is_not(None))
+        for table in (ModelCard, Tune)
+    ]
+    alive = [
+        exists().where(table.model_id == Model.id, table.deleted_at.is_(None))
+        for table in (ModelCard, Tune)
+    ]
+    return ~(deleted[0] | deleted[1]) | alive[0] | alive[1]
 
 
 def _not_found(session: Session, reference: str, name: str) -> str:
-    query = select(Model.name, func.max(Model.version)).group_by(Model.name).order_by(Model.name)
+    query = select(Model.name, func.max(Model.version)).where(_offered())
+    query = query.group_by(Model.name).order_by(Model.name)
     newest = dict(session.execute(query).tuples().all())
     if not newest:
         return (

@@ -16,8 +16,13 @@ from geostudio_dagster.installation import Installation
 from geostudio_dagster.models.bundle import Bundle, load_bundle
 
 
-def register_bundle(installation: Installation, folder: Path, owner: str) -> ModelRecord:
+def register_bundle(
+    installation: Installation, folder: Path, owner: str, *, listed: bool = True
+) -> ModelRecord:
     """Check and register the bundle in ``folder``; the same bundle twice is one model.
+
+    Args:
+        listed: whether everybody is shown it; a tune is shown as a tune instead.
 
     Raises:
         InvalidRequest: the bundle is incomplete, its manifest is wrong, or it changes meanwhile.
@@ -27,7 +32,7 @@ def register_bundle(installation: Installation, folder: Path, owner: str) -> Mod
     with _alone(installation.settings.model_root):
         if not target.exists():
             _copy(installation, bundle, target)
-    return installation.catalog.register_model(bundle, uri=str(target), owner=owner)
+    return installation.catalog.register_model(bundle, uri=str(target), owner=owner, listed=listed)
 
 
 @contextmanager
