@@ -17,7 +17,7 @@ from geostudio_dagster.gateway.addresses import Addresses
 from geostudio_dagster.gateway.headers import SecurityHeaders
 from geostudio_dagster.gateway.limits import Limits
 from geostudio_dagster.gateway.place import GatewayPlace
-from geostudio_dagster.gateway.problems import handle_problems
+from geostudio_dagster.gateway.problems import handle_problems, responses
 from geostudio_dagster.gateway.v2 import router as v2
 from geostudio_dagster.settings import Settings, read_settings
 
@@ -52,9 +52,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     _add_middlewares(app, settings)
     handle_problems(app)
-    plain = (health.router, layers.router, maps.router, files.router, documentation.router)
-    for router in (v2.router, *plain):
+    for router in (v2.router, health.router, documentation.router):
         app.include_router(router)
+    for router in (layers.router, maps.router, files.router):
+        app.include_router(router, responses=responses(401, 404, 503))
     app.mount("/static", StaticFiles(directory=maps.STATIC), name="static")
     app.openapi = lambda: documentation.describe(app)  # type: ignore[method-assign]
     return app

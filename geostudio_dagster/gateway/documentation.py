@@ -29,7 +29,7 @@ TAGS = {
     "inference": "Requests: written, planned, followed, stopped, tried again.",
     "tasks": "The pieces of a request, their outputs and logs.",
     "groups": "People who share artifacts.",
-    "maps": "The map page of a request.",
+    "generic processors": "Users' own Python steps.",
     "layers": "Layers as tiles.",
     "files": "Artifacts for download.",
     "health": "Whether the service works.",

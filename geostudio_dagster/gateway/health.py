@@ -5,28 +5,29 @@ from __future__ import annotations
 import logging
 
 from fastapi import APIRouter
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from sqlalchemy.exc import SQLAlchemyError
 
 from geostudio_dagster import __version__
 from geostudio_dagster.gateway.place import Place
+from geostudio_dagster.gateway.problems import problem, responses
 
 log = logging.getLogger(__name__)
 router = APIRouter(prefix="/health", tags=["health"])
 
 
-@router.get("/livez")
+@router.get("/livez", operation_id="live")
 def live() -> dict[str, str]:
     """The process answers."""
-    return {"status": "ok", "version": __version__}
+    return {"status": "UP", "version": __version__}
 
 
-@router.get("/readyz")
-def ready(place: Place) -> JSONResponse:
+@router.get("/readyz", operation_id="ready", responses=responses(503))
+def ready(place: Place) -> Response:
     """The catalog answers too."""
     try:
         place.catalog.requests(limit=1)
     except SQLAlchemyError:
         log.exception("The catalog does not answer.")
-        return JSONResponse({"status": "the catalog does not answer"}, status_code=503)
-    return JSONResponse({"status": "ok"})
+        return problem(503, {"status": "DOWN", "msg": "The catalog does not answer."})
+    return JSONResponse({"status": "UP"})

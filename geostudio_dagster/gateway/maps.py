@@ -13,7 +13,7 @@ from jinja2 import Environment, FileSystemLoader
 from geostudio_dagster.errors import NotFound
 from geostudio_dagster.gateway.grants import Guest
 
-router = APIRouter(tags=["maps"])
+router = APIRouter(include_in_schema=False)  # pages and what they load
 
 _HERE = Path(__file__).parent
 STATIC = _HERE / "static"

@@ -13,8 +13,8 @@ KEY = f"{REQUEST}/{REQUEST}-task_0/{REQUEST}-task_0_pred.tif"
 
 
 def test_it_is_alive_and_ready(client: TestClient) -> None:
-    assert client.get("/health/livez").json()["status"] == "ok"
-    assert client.get("/health/readyz").json() == {"status": "ok"}
+    assert client.get("/health/livez").json()["status"] == "UP"
+    assert client.get("/health/readyz").json() == {"status": "UP"}
 
 
 def test_every_answer_forbids_foreign_scripts(published: World, client: TestClient) -> None:
