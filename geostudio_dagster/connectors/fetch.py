@@ -121,7 +121,8 @@ def _download_once(scene: RemoteScene, part: Path, settings: FetchSettings, dead
 def _answer(
     scene: RemoteScene, settings: FetchSettings, deadline: float, headers: dict[str, str]
 ) -> Iterator[httpcore.Response]:
-    with GuardedPool(settings, deadline) as pool, answer(pool, scene, settings, headers) as found:
+    pool = GuardedPool(settings, deadline)
+    with pool, answer(pool, scene, settings, headers) as found:
         yield found
 
 

@@ -260,7 +260,7 @@ class _Reader(io.RawIOBase):
 
 
 def _merged(spans: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-    """Spans in order, those close to each other as one."""
+    """Spans in order, at least one, those close to each other as one."""
     begin, end = spans[0]
     for first, last in spans[1:]:
         if first - end > _GAP:

@@ -22,7 +22,12 @@ class EndpointSettings(BaseModel):
 
     url: str = Field(max_length=2000)
     payload: Payload = "tensor"
-    model: str = Field(default="", max_length=200, description="Name that vLLM serves it under.")
+    model: str = Field(
+        default="",
+        max_length=200,
+        pattern=r"^[^\x00]*$",  # PostgreSQL's JSON cannot hold that character
+        description="Name that vLLM serves it under.",
+    )
     plugin: Plugin = Field(
         default="terratorch_segmentation", description="The server's plugin, for pooling."
     )

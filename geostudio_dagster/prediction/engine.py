@@ -87,36 +87,7 @@ def predict(
         rasterio.Env(GDAL_CACHEMAX=_GDAL_CACHE),
         Scene(source, bundle.manifest, decoders) as scene,
     ):
-        core = scene.core(window)
-        # Only now: importing torch costs a second, which a scene that can't be read needn't pay.
-        from geostudio_dagster.prediction.forward import choose_device
-
-        with clock.measure("model"):
-            model = loaded(bundle, choose_device(options))
-        grid = _patch_grid(scene, bundle, options)
-        with clock.measure("calibrate"):
-            plan = _plan(options, model, bundle, grid, core)
-        log.info(
-            "model %s on %s, %s, batches of %d, %d x %d threads; %d x %d pixels to predict",
-            bundle.manifest.name,
-            plan.device,
-            plan.dtype,
-            plan.batch_size,
-            plan.workers,
-            plan.threads,
-            core.width,
-            core.height,
-        )
-        run = _Run(
-            scene,
-            core,
-            bundle=bundle,
-            model=model,
-            plan=plan,
-            grid=grid,
-            memory=options.memory,
-            clock=clock,
-        )
+        run = _prepare(scene, scene.core(window), bundle, options, clock)
         path = scratch / f"{target.stem}.scratch.tif"
         try:
             output = run.into(path, dict(tags or {}), progress, cancelled)
@@ -127,13 +98,46 @@ def predict(
         finally:
             path.unlink(missing_ok=True)
         report = run.report(output)
-        if options.profile is not None:
-            write_timeline(options.profile, clock.spans or [], report)
-        stages = ", ".join(f"{name} {seconds:.2f}" for name, seconds in report.seconds.items())
-        log.info(
-            "%d patches, %d skipped; seconds: %s", report.patches, report.skipped_patches, stages
-        )
-        return report
+    if options.profile is not None:
+        write_timeline(options.profile, clock.spans or [], report)
+    stages = ", ".join(f"{name} {seconds:.2f}" for name, seconds in report.seconds.items())
+    log.info("%d patches, %d skipped; seconds: %s", report.patches, report.skipped_patches, stages)
+    return report
+
+
+def _prepare(
+    scene: Scene, core: Box, bundle: Bundle, options: PredictOptions, clock: StageClock
+) -> _Run:
+    """Load the model and choose how to go about the work; no pixel has been read yet."""
+    # Only now: importing torch costs a second, which a scene that can't be read needn't pay.
+    from geostudio_dagster.prediction.forward import choose_device
+
+    with clock.measure("model"):
+        model = loaded(bundle, choose_device(options))
+    grid = _patch_grid(scene, bundle, options)
+    with clock.measure("calibrate"):
+        plan = _plan(options, model, bundle, grid, core)
+    log.info(
+        "model %s on %s, %s, batches of %d, %d x %d threads; %d x %d pixels to predict",
+        bundle.manifest.name,
+        plan.device,
+        plan.dtype,
+        plan.batch_size,
+        plan.workers,
+        plan.threads,
+        core.width,
+        core.height,
+    )
+    return _Run(
+        scene,
+        core,
+        bundle=bundle,
+        model=model,
+        plan=plan,
+        grid=grid,
+        memory=options.memory,
+        clock=clock,
+    )
 
 
 class _Run:

@@ -30,44 +30,58 @@ def read_ahead(batches: Iterator[Batch], clock: StageClock) -> Iterator[Iterator
     Leaving the body stops the thread and waits for it. The time that the body waits for a batch
     is added to the stage ``stall``, and how often it waited to ``clock.stalls``.
     """
-    waiting: queue.Queue[Batch | _End] = queue.Queue(AHEAD)
-    stop = threading.Event()
+    belt = _Belt()
+    # In a copy of this context, so that what reading logs is told from what other tasks log.
+    reading = copy_context().run
+    thread = threading.Thread(
+        target=reading, args=(belt.fill, batches), name="read-ahead", daemon=True
+    )
+    thread.start()
+    try:
+        yield belt.arriving(clock)
+    finally:
+        belt.stop()
+        thread.join()
 
-    def hand_over(item: Batch | _End) -> bool:
-        while not stop.is_set():
-            try:
-                waiting.put(item, timeout=_POLL_S)
-            except queue.Full:
-                continue
-            return True
-        return False
 
-    def work() -> None:
+class _Belt:
+    """What one thread puts batches on, and another takes them from; it holds few."""
+
+    def __init__(self) -> None:
+        self._waiting: queue.Queue[Batch | _End] = queue.Queue(AHEAD)
+        self._stopped = threading.Event()
+
+    def fill(self, batches: Iterator[Batch]) -> None:
+        """Put on all batches, then their end or the error that ended them."""
         try:
             for batch in batches:
-                if not hand_over(batch):
+                if not self._put(batch):
                     return
-            hand_over(_End())
+            self._put(_End())
         except BaseException as error:
-            hand_over(_End(error))
+            self._put(_End(error))
 
-    def arriving() -> Iterator[Batch]:
+    def arriving(self, clock: StageClock) -> Iterator[Batch]:
+        """Batches as they come; raises the error that ended them."""
         while True:
-            clock.stalls += waiting.empty()
+            clock.stalls += self._waiting.empty()
             with clock.measure("stall"):
-                item = waiting.get()
+                item = self._waiting.get()
             if isinstance(item, _End):
                 if item.error is not None:
                     raise item.error
                 return
             yield item
 
-    # In a copy of this context, so that what reading logs is told from what other tasks log.
-    reading = copy_context().run
-    thread = threading.Thread(target=reading, args=(work,), name="read-ahead", daemon=True)
-    thread.start()
-    try:
-        yield arriving()
-    finally:
-        stop.set()
-        thread.join()
+    def stop(self) -> None:
+        """Nobody takes anything any more: whoever fills it gives up."""
+        self._stopped.set()
+
+    def _put(self, item: Batch | _End) -> bool:
+        while not self._stopped.is_set():
+            try:
+                self._waiting.put(item, timeout=_POLL_S)
+            except queue.Full:
+                continue
+            return True
+        return False
