@@ -40,7 +40,7 @@ class EndpointsSettings(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     tokens: dict[str, SecretStr] = Field(
-        default_factory=dict, description="Bearer tokens by host name, sent to that host alone."
+        default_factory=dict, description="Bearer tokens by host: over https, or to allowed hosts."
     )
     shared_folder: Path | None = Field(
         default=None, description="Folder that pooling servers see under the same path."
