@@ -165,7 +165,8 @@ def _print(details):
                     kind = "over its floor" if part == "floor" else "times as fast"
                     console.print(
                         f"{label}: {value['wall']} {kind} ({value['from']} to {value['to']}, "
-                        f"CPU {value['cpu']}, {value['rounds']} rounds)"
+                        f"CPU {value['cpu']}, {value['rounds']} rounds, {value['disturbed']} of "
+                        "all were disturbed)"
                     )
             console.print()
     for part in ("starts", "memory", "flips"):

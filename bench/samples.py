@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from statistics import median
 
+QUIET = 0.3  # cores that all other processes may use, or a sample says more of them
+
 
 class Samples:
     """Appends to ``path``; what is there already counts as well."""
@@ -36,17 +38,21 @@ class Samples:
 def ratio(samples, labels, wall, cpu=None):
     """Median, least and largest of the rounds' ratios, and how many rounds; None without any.
 
-    ``wall`` and ``cpu`` make a ratio of one sample per label.
+    ``wall`` and ``cpu`` make a ratio of one sample per label. Rounds that other processes
+    disturbed count only where there is no other.
     """
     if any(label not in samples for label in labels):
         return None
-    rounds = list(zip(*(samples[label] for label in labels), strict=False))
+    every = list(zip(*(samples[label] for label in labels), strict=False))
+    quiet = [row for row in every if all(item.get("others", 0) <= QUIET for item in row)]
+    rounds = quiet or every
     walls = sorted(wall(*row) for row in rounds)
     found = {
         "wall": round(median(walls), 3),
         "from": round(walls[0], 3),
         "to": round(walls[-1], 3),
         "rounds": len(rounds),
+        "disturbed": len(every) - len(quiet),
     }
     if cpu is not None:
         found["cpu"] = round(median(cpu(*row) for row in rounds), 3)
