@@ -37,7 +37,7 @@ class PredictOptions:
     patch: int | None = None
     overlap: int | None = None
     trim: int | None = None
-    memory: int = 80 * 1024**2
+    memory: int = 64 * 1024**2
     calibrations: Path | None = None
     profile: Path | None = None
 
