@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 
 class PublishDeferred(GeostudioError):
-    """Publishing failed and will be tried again."""
+    """Publishing failed; it is tried again, unless that cannot help."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,8 @@ def publish_request(installation: Installation, request_id: str, run_id: str) ->
     Raises:
         Conflict: work on the request still goes on, or it was cancelled.
         LeaseLost: another run publishes the request meanwhile.
-        PublishDeferred: GeoServer or the storage failed; the catalog knows when to try again.
+        PublishDeferred: GeoServer or the storage failed; the catalog knows when to try again,
+            or has failed the tasks where GeoServer's refusal is final.
     """
     catalog = installation.catalog
     header = f"{PUSH}, run {run_id}, {now():%F %T} UTC"
@@ -78,14 +79,15 @@ def _publish_all(installation: Installation, request_id: str, run_id: str) -> li
     try:
         return list(_publish_layers(installation, request_id, run_id))
     except (GeoServerError, OSError) as error:
-        log.warning("publishing failed, to be tried again: %s", error)
         shards = installation.settings.shards
+        final = isinstance(error, GeoServerError) and not error.retryable
+        log.warning("publishing failed%s: %s", "" if final else ", to be tried again", error)
         installation.catalog.defer_publish(
             request_id,
             str(error),
             now(),
             shards.retry_delay_s,
-            shards.max_attempts,
+            max_attempts=1 if final else shards.max_attempts,
             run_id=run_id,
         )
         raise PublishDeferred(str(error)) from error

@@ -27,6 +27,7 @@ _UNAUTHORIZED = 401
 _FORBIDDEN = 403
 _SERVER_ERROR = 500
 _TRANSIENT = frozenset({429, 502, 503, 504})
+_TIMED_OUT = 408
 _IDEMPOTENT = frozenset({"GET", "PUT", "DELETE"})
 _LONGEST_MESSAGE = 500
 _LONGEST_WAIT_S = 30.0
@@ -57,6 +58,7 @@ class GeoServerRest:
 
     def __init__(self, settings: GeoServerSettings, *, first_wait_s: float = 1.0) -> None:
         self._user = settings.user
+        self._workspace = settings.workspace
         self._url = settings.url.rstrip("/")
         self._client = httpx.Client(
             auth=(settings.user, settings.password.get_secret_value()),
@@ -145,13 +147,24 @@ class GeoServerRest:
         said = message_of(response)
         text = f"GeoServer answered HTTP {status} {response.reason_phrase} to {method} {url}"
         text += f": {said}" if said else "."
-        if status in {_UNAUTHORIZED, _FORBIDDEN}:
-            text += (
+        text += self._advice(status)
+        passing = status >= _SERVER_ERROR or status in _TRANSIENT or status == _TIMED_OUT
+        return GeoServerError(text, status=status, retryable=passing)
+
+    def _advice(self, status: int) -> str:
+        """What to look at; asking again cannot help, so the request waits for a person."""
+        if status == _UNAUTHORIZED:
+            return (
                 f" (as user {self._user}; check GEOSTUDIO_GEOSERVER__USER and"
-                " GEOSTUDIO_GEOSERVER__PASSWORD)"
+                " GEOSTUDIO_GEOSERVER__PASSWORD, then retry the request)"
             )
-        return GeoServerError(
-            text, status=status, retryable=status >= _SERVER_ERROR or status in _TRANSIENT
+        if status not in {_FORBIDDEN, _NOT_FOUND}:
+            return ""
+        # GeoServer hides what a user may not see behind 404.
+        return (
+            f" (as user {self._user}, who may lack the right to write to workspace"
+            f" {self._workspace}; give it, or check GEOSTUDIO_GEOSERVER__URL,"
+            " GEOSTUDIO_GEOSERVER__USER and GEOSTUDIO_GEOSERVER__WORKSPACE, then retry the request)"
         )
 
 

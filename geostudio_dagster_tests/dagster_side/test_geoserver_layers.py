@@ -221,6 +221,27 @@ def test_a_wrong_password_names_the_setting(
     assert "401" in error
     assert "GEOSTUDIO_GEOSERVER__PASSWORD" in error
     assert wrong_password not in error
+    assert finished_publications(driver) == [False]
+
+
+def test_a_refusal_that_another_try_cannot_change_is_not_tried_again_until_somebody_asks(
+    installation: Installation,
+    model: ModelRecord,
+    scenes: list[Path],
+    driver: Driver,
+    emulator: GeoServerEmulator,
+) -> None:
+    request = submit(installation, scenes[:1], model)
+    emulator.fail_next(403, "Access is denied", times=1000)
+    assert driver.until_over(request) == "FAILED"
+    assert finished_publications(driver) == [False]
+    error = tasks_of(installation, request)[0].error or ""
+    assert "HTTP 403" in error and "Access is denied" in error
+    assert "right to write to workspace geofm" in error
+
+    emulator.recover()
+    assert installation.catalog.retry(request) == 1
+    assert driver.until_over(request) == "COMPLETED"
 
 
 def test_a_geoserver_that_comes_late_gets_its_layers(

@@ -140,6 +140,10 @@ class GeoServerEmulator:
         """Answer the next calls with an error instead of doing them."""
         self._failures += [(status, message, content_type)] * times
 
+    def recover(self) -> None:
+        """Answer as usual again."""
+        self._failures.clear()
+
     def since(self, start: int) -> list[tuple[str, str]]:
         """Methods and paths of the requests from number ``start`` on."""
         return [(item.method, item.path) for item in self.requests[start:]]
