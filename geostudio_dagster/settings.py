@@ -127,6 +127,23 @@ class KubernetesSettings(BaseModel):
     )
 
 
+class ProcessorPodSettings(BaseModel):
+    """Pods of users' scripts, for ``execution=k8s``; without a claim they run beside the stage."""
+
+    model_config = ConfigDict(frozen=True)
+
+    data_claim: str | None = Field(
+        default=None,
+        description="Volume claim of the data folder; a pod sees its script, its input and its "
+        "output folder of it, and nothing else.",
+    )
+    image: str = Field(default="", description="Image with Python, rasterio and what else is told.")
+    python: str = "python"
+    namespace: str | None = Field(default=None, description="That of the run if left out.")
+    cpu: str = "1"
+    start_s: int = Field(default=600, gt=0, description="Longest that a pod may wait to start.")
+
+
 class ScriptLimits(BaseModel):
     """What one run of a user's script may use; a processor's own wishes only lower these."""
 
@@ -182,6 +199,7 @@ class ProcessorSettings(BaseModel):
     )
     parallel: int = Field(default=2, ge=1, description="Tasks of a shard that run side by side.")
     limits: ScriptLimits = ScriptLimits()
+    pods: ProcessorPodSettings = ProcessorPodSettings()
 
 
 class WebhookSettings(BaseModel):

@@ -7,6 +7,7 @@ from typing import Any
 import dagster as dg
 
 from geostudio_dagster.defs.metadata import picture
+from geostudio_dagster.defs.processor_pods import pod_runner
 from geostudio_dagster.errors import InvalidRequest, NotFound, TaskError
 from geostudio_dagster.installation import Installation
 from geostudio_dagster.pipeline import alone
@@ -29,6 +30,7 @@ def run_alone(
             config["task"],
             config.get("parameters") or {},
             context.run_id,
+            runner=pod_runner(context, installation.settings),
         )
     except (InvalidRequest, NotFound, TaskError) as error:
         raise dg.Failure(str(error), allow_retries=False) from error

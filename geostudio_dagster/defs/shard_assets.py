@@ -12,17 +12,25 @@ from dagster._core.storage.tags import (
     RETRY_NUMBER_TAG,
 )
 
-from geostudio_dagster.catalog import ModelRecord, Position
+from geostudio_dagster.catalog import ModelRecord, Position, RequestStatus
 from geostudio_dagster.catalog.states import CONNECTOR, POSTPROCESS, PREDICTION
 from geostudio_dagster.defs.kubernetes import prediction_pod_config
-from geostudio_dagster.defs.metadata import map_url, picture, script_metadata, stage_metadata
+from geostudio_dagster.defs.metadata import (
+    map_url,
+    picture,
+    published_metadata,
+    script_metadata,
+    stage_metadata,
+)
 from geostudio_dagster.defs.partitions import shard_partitions
 from geostudio_dagster.defs.processor_assets import processor_materialization
+from geostudio_dagster.defs.processor_pods import pod_runner
 from geostudio_dagster.defs.resources import InstallationResource
-from geostudio_dagster.errors import Conflict, NotFound
+from geostudio_dagster.errors import Conflict, LeaseLost, NotFound
 from geostudio_dagster.installation import Installation
 from geostudio_dagster.pipeline import (
     deliverables,
+    layers,
     postprocessing,
     predicting,
     processing,
@@ -125,7 +133,13 @@ def _run_chain(
     if not chain:
         return None
     _open_shard(context, installation, processing.STEP_OF[position])
-    report = processing.run_chain(installation, context.partition_key, context.run_id, position)
+    report = processing.run_chain(
+        installation,
+        context.partition_key,
+        context.run_id,
+        position,
+        pod_runner(context, installation.settings),
+    )
     context.log.info(
         "%d of %d tasks went through %s in %.1f s",
         report.count("finished"),

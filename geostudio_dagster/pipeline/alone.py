@@ -9,7 +9,7 @@ from typing import Any
 from geostudio_dagster.catalog import ArtifactRecord, Position, ProcessorRecord
 from geostudio_dagster.installation import Installation
 from geostudio_dagster.pipeline.processing import produced, source_of
-from geostudio_dagster.pipeline.scripts import run_processor
+from geostudio_dagster.pipeline.scripts import Runner, run_processor
 from geostudio_dagster.planning.chains import complete
 from geostudio_dagster.storage import request_key
 
@@ -34,6 +34,7 @@ def run_alone(
     run_id: str,
     *,
     cancelled: Callable[[], bool] = bool,
+    runner: Runner | None = None,
 ) -> AloneRun:
     """Run a processor on a task's prediction; the files are kept under the run's own name.
 
@@ -59,6 +60,7 @@ def run_alone(
             grid=source,
             folder=folder,
             cancelled=cancelled,
+            runner=runner,
         )
         artifacts = []
         for file in produced(run, task, source, f"{ALONE}{run_id[:8]}"):

@@ -18,7 +18,7 @@ from geostudio_dagster.catalog import (
 )
 from geostudio_dagster.catalog.states import EARLY_PROCESSOR, PROCESSOR
 from geostudio_dagster.installation import Installation
-from geostudio_dagster.pipeline.scripts import ScriptRun, plain, run_processor
+from geostudio_dagster.pipeline.scripts import Runner, ScriptRun, plain, run_processor
 from geostudio_dagster.pipeline.stage import (
     ProducedFile,
     StageReport,
@@ -34,15 +34,22 @@ _LONGEST_ROLE = 70
 
 
 def run_chain(
-    installation: Installation, shard_key: str, run_id: str, position: Position
+    installation: Installation,
+    shard_key: str,
+    run_id: str,
+    position: Position,
+    runner: Runner | None = None,
 ) -> StageReport:
-    """Run the request's processors of a position for every task of the shard that needs it."""
+    """Run the request's processors of a position for every task of the shard that needs it.
+
+    ``runner`` runs the scripts elsewhere than in this machine's sandbox.
+    """
     return run_stage(
         installation,
         shard_key,
         run_id,
         STEP_OF[position],
-        partial(process_task, position=position),
+        partial(process_task, position=position, runner=runner),
         workers=installation.settings.processors.parallel,
     )
 
@@ -55,7 +62,13 @@ def chain_of(
     return [pin for pin in chain if pin.position is position]
 
 
-def process_task(task: TaskRecord, context: WorkContext, *, position: Position) -> StepOutput:
+def process_task(
+    task: TaskRecord,
+    context: WorkContext,
+    *,
+    position: Position,
+    runner: Runner | None = None,
+) -> StepOutput:
     """Run one task through the chain; its scripts' files are kept, the last one's and all others.
 
     Raises:
@@ -76,6 +89,7 @@ def process_task(task: TaskRecord, context: WorkContext, *, position: Position) 
             grid=grid,
             folder=folder,
             cancelled=context.cancelled,
+            runner=runner,
         )
         files += produced(run, task, current, f"{position}/{pin.number}", _taken(files))
         told.append(run.told())

@@ -21,6 +21,9 @@ from geostudio_dagster.processors.sandbox import Sandbox, choose_sandbox
 from geostudio_dagster.settings import ScriptLimits
 from geostudio_dagster.storage import sha256_of
 
+# Runs a script elsewhere, such as in a pod of its own.
+Runner = Callable[[ScriptJob, ScriptLimits, ProcessorRecord, Callable[[], bool]], ScriptResult]
+
 _PARTS = re.compile(r"[^A-Za-z0-9.]+")
 _LONGEST = 60
 
@@ -66,10 +69,12 @@ def run_processor(
     grid: Path,
     folder: Path,
     cancelled: Callable[[], bool],
+    runner: Runner | None = None,
 ) -> ScriptRun:
     """Run a processor on the file ``source``; its checked files lie below ``folder``.
 
-    ``grid`` is a raster, on whose grid outputs lie that say nothing of where they are.
+    ``grid`` is a raster, on whose grid outputs lie that say nothing of where they are. Without a
+    ``runner`` the script runs in this machine's sandbox.
 
     Raises:
         TaskError: the script failed, or wrote what cannot be taken; with its own last lines.
@@ -91,7 +96,10 @@ def run_processor(
         packages=packages,
     )
     try:
-        result = run_script(job, limits, sandbox, cancelled=cancelled)
+        if runner is None:
+            result = run_script(job, limits, sandbox, cancelled=cancelled)
+        else:
+            result = runner(job, limits, processor, cancelled)
         steplog.write(f"{processor.label}, {result.isolation}, {result.seconds:.1f} s:")
         steplog.write(result.log)
         result.raise_if_failed()

@@ -21,12 +21,14 @@ from dagster import DagsterEventType, DagsterInstance
 from dagster_graphql import DagsterGraphQLClient
 
 from geostudio_dagster import services
+from geostudio_dagster.defs.processor_assets import processor_name
 from geostudio_dagster.installation import Installation
 from geostudio_dagster.models.registration import register_bundle
 from geostudio_dagster.settings import Settings, ShardSettings
 from geostudio_dagster.signing import map_link
 from geostudio_dagster.storage import sha256_of
 from geostudio_dagster_tests.conftest import write_scene
+from geostudio_dagster_tests.scripts import DROP, upload
 
 ROOT = Path(__file__).resolve().parents[2]
 OVER = {"COMPLETED", "COMPLETED_WITH_ERRORS", "FAILED", "STOPPED"}
@@ -66,6 +68,41 @@ class Live:
     def until_over(self, request: str) -> str:
         until(lambda: self.status(request) in OVER, f"{request} is over", 150)
         return self.status(request)
+
+    def shows(self, owner: str, name: str) -> bool:
+        """Whether the webserver shows the processor's asset."""
+        query = "query Q($k: AssetKeyInput!) { assetNodeOrError(assetKey: $k) { __typename } }"
+        variables = {"k": {"path": ["processors", processor_name(owner, name)]}}
+        body = {"query": query, "variables": variables}
+        answer = httpx.post(f"{self.webserver}/graphql", json=body, timeout=30).json()
+        return bool(answer["data"]["assetNodeOrError"]["__typename"] == "AssetNode")
+
+    def run_asset(self, location: str, path: list[str], config: dict[str, object]) -> str:
+        """Id of a run of one asset, launched as the launchpad does."""
+        mutation = """
+          mutation Launch($params: ExecutionParams!) {
+            launchRun(executionParams: $params) {
+              __typename
+              ... on LaunchRunSuccess { run { runId } }
+              ... on PythonError { message }
+              ... on RunConfigValidationInvalid { errors { message } }
+            }
+          }"""
+        params = {
+            "selector": {
+                "repositoryLocationName": location,
+                "repositoryName": "__repository__",
+                "jobName": "__ASSET_JOB",
+                "assetSelection": [{"path": path}],
+            },
+            "runConfigData": config,
+            "mode": "default",
+        }
+        body = {"query": mutation, "variables": {"params": params}}
+        answer = httpx.post(f"{self.webserver}/graphql", json=body, timeout=30).json()
+        launched = answer["data"]["launchRun"]
+        assert launched["__typename"] == "LaunchRunSuccess", answer
+        return str(launched["run"]["runId"])
 
     def run_pid(self, shard: str) -> int:
         """Process id of the run that works on the shard, as Dagster's event log has it."""
@@ -233,6 +270,34 @@ def test_a_cancelled_run_stops_and_stays_stopped(live: Live) -> None:
     until(lambda: live.status(request) == "STOPPED", "the request is stopped", 20)
     assert all(task.status == "STOPPED" for task in catalog.tasks(request))
     assert live.installation.catalog.layers(request) == []
+
+
+def test_an_uploaded_processor_shows_within_seconds_and_runs_alone(live: Live) -> None:
+    scene = write_scene(live.scenes, "processor.tif", size=256)
+    request = live.launch(live.document(scene))
+    catalog = live.installation.catalog
+
+    def shown_after(name: str) -> float:
+        began = time.monotonic()
+        owner = upload(live.installation, name, DROP).owner
+        until(lambda: live.shows(owner, name), "the processor shows", 60)
+        return time.monotonic() - began
+
+    # A busy machine may take longer once, not always.
+    assert any(shown_after(f"drop-{attempt}") < 10 for attempt in range(3))
+    drop = catalog.processor("drop-0")
+
+    assert live.until_over(request) == "COMPLETED"
+    name = processor_name(drop.owner, drop.name)
+    config = {"task": f"{request}-task_0", "parameters": {"drop": 1}}
+    run = live.run_asset("processors", ["processors", name], {"ops": {name: {"config": config}}})
+    role = f"alone/{run[:8]}/processed.tif"
+
+    def made() -> bool:
+        return any(artifact.name == role for artifact in catalog.artifacts(f"{request}-task_0"))
+
+    until(made, f"run {run} is over", 90)
+    assert catalog.artifact(f"{request}-task_0", role).metadata["processor"] == drop.label
 
 
 def test_dev_says_what_is_where_and_ctrl_c_stops_everything(tmp_path: Path) -> None:

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import time
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from uuid import uuid4
 
 import numpy as np
 import pytest
@@ -15,9 +20,10 @@ from geostudio_dagster.defs.processor_assets import processor_key
 from geostudio_dagster.errors import InvalidRequest
 from geostudio_dagster.installation import Installation
 from geostudio_dagster.storage import sha256_of
-from geostudio_dagster_tests.conftest import MakeScene
+from geostudio_dagster_tests.conftest import MakeScene, write_scene
+from geostudio_dagster_tests.dagster_side.test_kill import Place
 from geostudio_dagster_tests.driving import Driver, path_of, submit, tasks_of
-from geostudio_dagster_tests.scripts import COUNT, DROP, FAIL, upload
+from geostudio_dagster_tests.scripts import COUNT, DROP, ENDLESS, FAIL, upload
 
 FIRST, SECOND = "after_postprocess/0/processed.tif", "after_postprocess/1/scaled.tif"
 
@@ -208,3 +214,91 @@ def test_a_wrong_chain_is_refused_before_anything_is_written(
         submit(installation, ["https://example.org/a.tif"], model, processors=[use])
     assert sentence in str(refusal.value)
     assert installation.catalog.requests() == []
+
+
+def test_a_cancelled_request_ends_its_scripts(
+    installation: Installation, model: ModelRecord, make_scene: MakeScene, driver: Driver
+) -> None:
+    upload(installation, "endless", ENDLESS)
+    request = submit(
+        installation, [make_scene("a.tif")], model, processors=[{"processor": "endless"}]
+    )
+    task = f"{request}-task_0"
+
+    def cancel_once_it_runs() -> None:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and not running(task):
+            time.sleep(0.05)
+        installation.catalog.cancel(request)
+
+    with ThreadPoolExecutor(1) as pool:
+        cancelled = pool.submit(cancel_once_it_runs)
+        assert driver.until_over(request) == "STOPPED"
+        cancelled.result()
+    assert running(task) == []
+    assert installation.catalog.task(task).step("generic-python-processor").status == "STOPPED"
+    scratch = installation.settings.data_folder / "scratch"
+    assert [path for path in scratch.rglob("*") if path.is_file()] == []
+
+
+def running(task: str) -> list[str]:
+    """Processes that work on the task's prediction."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        with suppress(OSError):
+            words = (entry / "cmdline").read_bytes().decode(errors="replace")
+            if f"{task}_pred.tif" in words:
+                found.append(words)
+    return found
+
+
+@pytest.mark.live
+@pytest.mark.timeout(280)
+def test_kills_change_no_byte_of_what_scripts_make(tmp_path: Path, bundle_folder: Path) -> None:
+    scenes = tmp_path / "scenes"
+    urls = [str(write_scene(scenes, f"s{n}_2024-07-0{n + 1}.tif", seed=n)) for n in range(2)]
+    chain = [{"processor": "drop-class", "parameters": {"drop": 1}}, {"processor": "count"}]
+    document: dict[str, object] = {
+        "id": str(uuid4()),
+        "model": "demo-land-cover",
+        "spatial_domain": {"urls": urls},
+        "processors": chain,
+    }
+    request = str(document["id"])
+
+    def place(name: str) -> Place:
+        made = Place(tmp_path / name, scenes)
+        with Installation.open(made.settings) as installation:
+            upload(installation, "drop-class", DROP)
+            upload(installation, "count", COUNT)
+        made.submit(document, bundle_folder)
+        return made
+
+    calm, troubled = place("calm"), place("troubled")
+    assert calm.start(request).wait(120) == 0
+    killed = 0
+    for number in range(2):
+        worker = troubled.start(request)
+        deadline = time.monotonic() + 60
+        while not running(f"{request}-task_{number}") and time.monotonic() < deadline:
+            if worker.poll() is not None:
+                break
+            time.sleep(0.02)
+        killed += worker.poll() is None
+        worker.kill()
+        worker.wait()
+    assert killed, "no script was hit while it ran"
+    worker = troubled.start(request)
+    try:
+        assert worker.wait(120) == 0
+    finally:
+        worker.kill()
+    assert results(troubled) == results(calm)
+    assert troubled.leftovers() == []
+    with Installation.open(troubled.settings) as installation:
+        assert installation.catalog.request(request).status == "COMPLETED"
+
+
+def results(place: Place) -> dict[str, str]:
+    """Digests of all files but the logs, which tell of every attempt."""
+    return {name: digest for name, digest in place.files().items() if not name.endswith(".log")}
