@@ -169,10 +169,10 @@ class ScriptLimits(BaseModel):
         if unknown := sorted(set(wishes) - set(ScriptLimits.model_fields)):
             known = ", ".join(ScriptLimits.model_fields)
             raise InvalidRequest(f"limits.{unknown[0]}", "there is no such limit", f"use {known}")
-        merged = self.model_dump()
-        merged |= {name: min(merged[name], wish) for name, wish in wishes.items()}
+        own = self.model_dump()
         try:
-            return ScriptLimits(**merged)
+            wanted = ScriptLimits(**{**own, **wishes}).model_dump()
+            return ScriptLimits(**{name: min(own[name], wanted[name]) for name in own})
         except ValidationError as error:
             first = error.errors(include_input=False)[0]
             field = f"limits.{first['loc'][0]}"
@@ -212,8 +212,10 @@ class WebhookSettings(BaseModel):
         description="Signs deliveries (whsec_ and base64); without it, a secret per user.",
     )
     timeout_s: float = Field(default=15.0, gt=0, description="Longest a delivery may take.")
-    attempts: int = Field(default=12, ge=1, description="Tries of a delivery, over about a day.")
-    retry_delay_s: float = Field(default=20.0, ge=0, description="First delay; doubles each time.")
+    attempts: int = Field(default=30, ge=1, description="Tries of a delivery, over about a day.")
+    retry_delay_s: float = Field(
+        default=20.0, ge=0, description="First delay; doubles each time, up to an hour."
+    )
 
 
 class HousekeepingSettings(BaseModel):
