@@ -57,7 +57,8 @@ def layers_of_processors(
             if artifact.key.endswith(layer.suffix)
         )
         if granules:
-            style = layer.style or _style(installation, granules, manifest)
+            given = layer.style.model_dump() if layer.style else None
+            style = given or _style(installation, granules, manifest)
             yield FoundLayer(layer.name, layer.title or layer.name, style, granules)
         else:
             log.warning("no raster ends in %s: layer %s stays out", layer.suffix, layer.name)

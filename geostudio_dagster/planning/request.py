@@ -21,6 +21,7 @@ from pydantic import (
 
 from geostudio_dagster.catalog.processor_records import Position
 from geostudio_dagster.errors import InvalidRequest
+from geostudio_dagster.planning.output_styles import Style
 
 _POLE, _DATE_LINE = 90, 180
 MOST_CLIENT_CHARACTERS = 64 * 1024
@@ -103,7 +104,7 @@ class OutputLayer(_Strict):
     suffix: Text = Field(min_length=1, max_length=100, description="Such as _masked.tif.")
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,59}$", description="The layer's name.")
     title: Text = Field(default="", max_length=200)
-    style: dict[str, Any] | None = Field(
+    style: Style | None = Field(
         default=None, description="Classes, ramp or rgb; made from the values if left out."
     )
 

@@ -13,6 +13,7 @@ from geostudio_dagster.catalog.processor_records import Position
 from geostudio_dagster.catalog.states import CONNECTOR, POSTPROCESS, PREDICTION, PROCESSOR, PUSH
 from geostudio_dagster.errors import InvalidRequest
 from geostudio_dagster.gateway.v2.inference_schemas import InferenceCreateInput, PipelineStep
+from geostudio_dagster.gateway.v2.pushed_layers import pushed_layers
 from geostudio_dagster.planning.request import MOST_CLIENT_CHARACTERS
 
 # What GEOStudio's models name, and the place of each in a task. Scenes given by address are
@@ -81,7 +82,7 @@ def request_document(wish: InferenceCreateInput, model: str) -> tuple[dict[str, 
         "description": wish.description or "",
         "location": wish.location or "",
         "processors": _processors(wish),
-        "output_layers": [layer.model_dump(mode="json") for layer in wish.output_layers or ()],
+        "output_layers": _output_layers(wish),
         "client": client,
         **{key: sent[key] for key in _PASSED_ON if sent.get(key) is not None},
     }
@@ -161,6 +162,13 @@ def _check_steps(steps: Sequence[PipelineStep], *, has_processor: bool) -> list[
         return []
     left_out = [name for place, name in enumerate(_ALWAYS) if place not in given]
     return [f"pipeline_steps: {', '.join(left_out)} is done all the same."]
+
+
+def _output_layers(wish: InferenceCreateInput) -> list[dict[str, Any]]:
+    given = [layer.model_dump(mode="json") for layer in wish.output_layers or ()]
+    if given or not _has_processor(wish):
+        return given
+    return pushed_layers(wish.geoserver_push or ())
 
 
 def _processors(wish: InferenceCreateInput) -> list[dict[str, Any]]:

@@ -11,6 +11,12 @@ from uuid import uuid4
 import httpx
 import pytest
 
+from geostudio_dagster.catalog.states import PROCESSOR
+from geostudio_dagster.gateway.v2.inference_schemas import GeoServerPush
+from geostudio_dagster.gateway.v2.pushed_layers import pushed_layers
+from geostudio_dagster.planning.request import OutputLayer
+from geostudio_dagster_tests.gateway.v2.requesting import post as submit
+from geostudio_dagster_tests.gateway.v2.requesting import wish
 from geostudio_dagster_tests.gateway.v2.serving import BOB, Api
 from geostudio_dagster_tests.scripts import COUNT, DROP
 
@@ -161,7 +167,7 @@ def test_delete_takes_it_away(inside: Api, ann: httpx.Client) -> None:
     ],
 )
 def test_what_cannot_be_taken_is_refused_with_the_reason(
-    ann: httpx.Client, metadata: object, script: str, name: str, status: int, words: str
+    ann: httpx.Client, *, metadata: object, script: str, name: str, status: int, words: str
 ) -> None:
     answer = post(ann, metadata, script, name=name)
     assert answer.status_code == status, answer.text
@@ -183,3 +189,105 @@ def test_a_refused_script_comes_with_its_report(ann: httpx.Client) -> None:
 
 def test_nobody_uploads_without_a_key(inside: Api) -> None:
     assert post(inside.client(None), {"name": "a"}).status_code == 401
+
+
+STEPS = ["url-connector", "terratorch-inference", "postprocess-generic", "push-to-geoserver"]
+FLOODED = {"color": "#FA4D56", "quantity": "1", "opacity": 1, "label": "no number"}
+SEGMENTS = [
+    {"color": "#FA4D56", "quantity": 1, "opacity": 0.5, "label": "Flood"},
+    {"color": "#808080", "quantity": 0, "opacity": 0, "label": "None"},
+    FLOODED,
+]
+PUSH = {
+    "workspace": "geofm",
+    "layer_name": "Masked Flood",
+    "display_name": "Masked",
+    "filepath_key": "",
+    "file_suffix": "_masked",
+    "geoserver_style": {"segmentation": SEGMENTS},
+}
+
+
+def test_a_request_pins_the_processor_that_it_names(inside: Api, ann: httpx.Client) -> None:
+    first = made(ann)
+    request = submit(
+        ann,
+        wish(
+            inside,
+            generic_processor_id=first["id"],
+            generic_processor={"name": "drop-class", "processor_parameters": {"drop": 1}},
+            pipeline_steps=[{"process_id": name} for name in [*STEPS[:3], PROCESSOR, STEPS[3]]],
+            geoserver_push=[PUSH, {**PUSH, "file_suffix": "", "layer_name": "pred"}],
+        ),
+    )
+    made(ann, script=COUNT)
+    catalog = inside.installation.catalog
+    (pin,) = catalog.request_processors(request)
+    assert pin.processor.id == first["id"]
+    assert pin.parameters == {"drop": 1}
+    assert pin.position == "after_postprocess"
+    (layer,) = catalog.request(request).spec["output_layers"]
+    assert (layer["suffix"], layer["name"], layer["title"]) == (
+        "_masked.tif",
+        "masked_flood",
+        "Masked",
+    )
+    assert [(entry["value"], entry["name"]) for entry in layer["style"]["classes"]] == [
+        (1, "Flood"),
+        (0, "None"),
+    ]
+    answer = ann.get(f"/v2/inference/{request}").json()
+    assert answer["generic_processor_id"] == first["id"]
+
+
+def test_before_postprocess_as_the_steps_say(inside: Api, ann: httpx.Client) -> None:
+    processor = made(ann)
+    steps = [{"process_id": name} for name in [*STEPS[:2], PROCESSOR, *STEPS[2:]]]
+    document = wish(inside, generic_processor_id=processor["id"], pipeline_steps=steps)
+    (pin,) = inside.installation.catalog.request_processors(submit(ann, document))
+    assert pin.position == "before_postprocess"
+
+
+def test_anothers_processor_is_not_there(inside: Api, ann: httpx.Client, bob: httpx.Client) -> None:
+    processor = made(ann)
+    answer = bob.post("/v2/inference", json=wish(inside, generic_processor_id=processor["id"]))
+    assert answer.status_code == 404
+    assert answer.json()["detail"] == "Generic Processor component not found"
+
+
+@pytest.mark.parametrize(
+    ("style", "expected"),
+    [
+        ("", None),
+        ({"segmentation": [FLOODED]}, None),
+        (
+            {
+                "regression": [
+                    {"color": "#000000", "quantity": 5},
+                    {"color": "#ffffff", "quantity": 1},
+                ]
+            },
+            {"kind": "ramp", "stops": [(1.0, "#ffffff"), (5.0, "#000000")]},
+        ),
+        (
+            {
+                "rgb": [
+                    {"label": "RedChannel", "channel": 3, "minValue": 0, "maxValue": 200},
+                    {"label": "GreenChannel", "channel": 2},
+                    {"label": "BlueChannel", "channel": 1},
+                ]
+            },
+            {"kind": "rgb", "channels": [3, 2, 1], "minimum": 0, "maximum": 200},
+        ),
+    ],
+)
+def test_styles_of_pushed_layers_are_ours(style: Any, expected: dict[str, Any] | None) -> None:
+    (layer,) = pushed_layers([GeoServerPush(**{**PUSH, "geoserver_style": style})])
+    found = OutputLayer.model_validate(layer).style
+    if expected is None:
+        assert found is None
+        return
+    document = found.model_dump() if found else {}
+    if "stops" in expected:
+        document["stops"] = [(stop["value"], stop["colour"]) for stop in document["stops"]]
+    assert expected.items() <= {**document, "channels": list(document.get("channels", ()))}.items()
