@@ -31,6 +31,7 @@ from geostudio_dagster.settings import ScriptLimits
 # Enough for the dynamic loader and local time; nothing that names people or holds secrets.
 _ETC = ("ld.so.cache", "ld.so.conf", "ld.so.conf.d", "alternatives", "localtime")
 _NOBODY = "65534"
+_IN_MEMORY = ("/dev/shm", "/tmp")  # noqa: S108 - its own, and bounded
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +96,7 @@ class BubblewrapSandbox:
         yield from self._system()
         # Below /proc/sys the files belong to root, as which the namespace may run outside.
         yield from ("--proc", "/proc", "--remount-ro", "/proc", "--dev", "/dev")
-        for place in ("/dev/shm", "/tmp"):  # noqa: S108 - its own, in memory, bounded
+        for place in _IN_MEMORY:
             yield from ("--perms", "1777", "--size", str(limits.temporary_bytes), "--tmpfs", place)
         yield from ("--remount-ro", "/dev")
         yield from self._job(room)
@@ -162,6 +163,10 @@ class _Namespaced:
         with suppress(ProcessLookupError):
             return root, os.pidfd_open(root)
         return root, None
+
+    @property
+    def memory_folders(self) -> Sequence[Path]:
+        return [Path(f"/proc/{self._root}/root{place}") for place in _IN_MEMORY]
 
     def processes(self) -> list[int]:
         return [] if self._root is None else descendants(self._root)

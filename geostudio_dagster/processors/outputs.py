@@ -23,7 +23,7 @@ from geostudio_dagster.errors import TaskError
 from geostudio_dagster.processors import inspection
 from geostudio_dagster.processors.log import readable
 from geostudio_dagster.processors.python import INTERPRETER_WITH_PATH
-from geostudio_dagster.processors.run import supervised, surroundings
+from geostudio_dagster.processors.run import open_to_all, supervised, surroundings
 from geostudio_dagster.processors.sandbox import Room, Sandbox
 from geostudio_dagster.processors.verdict import judged
 from geostudio_dagster.processors.watch import megabytes
@@ -99,10 +99,12 @@ def collect(
     staged, made, kept = (target / name for name in ("staged", "made", "files"))
     for place in (staged, made, kept, target / "work"):
         place.mkdir(parents=True)
+        place.chmod(0o755)
     names = _stage(folder, staged, limits)
     if not names:
         return []
-    room = Room(Path(inspection.__file__), input_raster, made, target / "work", (_PACKAGE, staged))
+    grid = open_to_all(input_raster, target)
+    room = Room(Path(inspection.__file__), grid, made, target / "work", (_PACKAGE, staged))
     entries = _inspected(room, limits, sandbox)
     taken = []
     for name, original in sorted(names.items()):

@@ -126,6 +126,10 @@ class _Session:
     def process(self) -> subprocess.Popen[bytes]:
         return self._process
 
+    @property
+    def memory_folders(self) -> Sequence[Path]:
+        return ()
+
     def processes(self) -> list[int]:
         return descendants(self._process.pid)
 

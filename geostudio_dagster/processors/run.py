@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import selectors
 import shutil
+import stat
 import subprocess
 import sys
 import time
@@ -151,15 +152,20 @@ def _prepare(job: ScriptJob) -> Room:
     script = scripts / job.script.name
     shutil.copyfile(job.script, script)
     script.chmod(0o444)
-    source = job.input.resolve()
-    if os.geteuid() == 0 and not source.stat().st_mode & 0o004:
-        # The script's user is another one, who may read only what everybody may.
-        readable_copy = folder / "input" / job.input.name
-        readable_copy.parent.mkdir()
-        shutil.copyfile(source, readable_copy)
-        readable_copy.chmod(0o444)
-        source = readable_copy
+    source = open_to_all(job.input, folder)
     return Room(script, source, output, work, (job.packages,) if job.packages else ())
+
+
+def open_to_all(path: Path, folder: Path) -> Path:
+    """``path``, or a copy in ``folder`` where the user that root becomes could not read it."""
+    source = path.resolve()
+    if os.geteuid() != 0 or source.stat().st_mode & stat.S_IROTH:
+        return source
+    copy = folder / "input" / path.name
+    copy.parent.mkdir()
+    shutil.copyfile(source, copy)
+    copy.chmod(0o444)
+    return copy
 
 
 def surroundings(work: str, threads: int) -> dict[str, str]:

@@ -44,6 +44,10 @@ class Confined(Protocol):
     def process(self) -> subprocess.Popen[bytes]:
         """The process that this one started, with pipes for standard output and error."""
 
+    @property
+    def memory_folders(self) -> Sequence[Path]:
+        """Its own folders in memory, as this machine reaches them."""
+
     def processes(self) -> list[int]:
         """All its living processes, as this machine numbers them."""
 

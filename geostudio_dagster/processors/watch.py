@@ -80,6 +80,7 @@ class Watch:
         if now < self._next_disk_look:
             return None
         entries, taken = occupied(self._folders)
+        entries += sum(map(_inodes, self._confined.memory_folders))
         # The more there is to count, the more seldom.
         self._next_disk_look = time.monotonic() + max(
             _DISK_INTERVAL_S, 10 * (time.monotonic() - now)
@@ -110,6 +111,14 @@ def occupied(folders: Sequence[Path]) -> tuple[int, int]:
                     if entry.is_dir(follow_symlinks=False):
                         waiting.append(entry.path)
     return entries, taken
+
+
+def _inodes(folder: Path) -> int:
+    """How many files lie on a file system; files in memory take memory that nothing else counts."""
+    with suppress(OSError):
+        facts = os.statvfs(folder)
+        return facts.f_files - facts.f_ffree
+    return 0
 
 
 def megabytes(size: int) -> str:

@@ -188,6 +188,16 @@ EXHAUSTING = [
         limits={"wall_s": 20.0, "cpu_s": 20.0},
     ),
     Attack(
+        "tiny_files_in_memory",
+        """
+        for number in range(1_000_000):
+            os.close(os.open(f"/tmp/{number}", os.O_CREAT | os.O_WRONLY))
+        """,
+        reasons=("disk",),
+        says=("files",),
+        limits={"wall_s": 20.0, "cpu_s": 20.0},
+    ),
+    Attack(
         "open_files",
         """
         held = [open("/dev/null") for _ in range(10_000)]
