@@ -73,7 +73,7 @@ class Processors(Database):
     def processor(self, reference: str, viewer: Viewer | None = None) -> ProcessorRecord:
         """The processor of an id, of ``name@version``, or the newest version of a name.
 
-        A name means the viewer's own processor first. Deprecated versions are found by id and by
+        A name means the viewer's own processor first, then one that everybody has. Deprecated versions are found by id and by
         ``name@version`` only.
 
         Raises:
@@ -310,7 +310,8 @@ def _by_name(session: Session, reference: str, viewer: Viewer | None) -> Process
     else:
         statement = statement.where(Processor.deprecated_at.is_(None))
     own = Processor.owner == (viewer.email if viewer else "")
-    order = (own.desc(), Processor.version.desc(), Processor.created_at.desc())
+    # What everybody has goes before what somebody shared.
+    order = (own.desc(), Processor.sharable.desc(), Processor.version.desc(), Processor.created_at)
     return session.scalar(statement.order_by(*order).limit(1))
 
 

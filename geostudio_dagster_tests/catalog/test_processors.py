@@ -102,6 +102,11 @@ def test_groups_see_what_is_shared_and_its_later_versions(catalog: Catalog) -> N
         catalog.delete_processor(first.id, bob)
     installed = catalog.register_processor(draft("ndvi", sharable=True), owner="cli")
     assert catalog.processor("ndvi", BOB) == installed
+    for text in ("print(1)", "print(2)"):
+        mine = catalog.register_processor(draft("ndvi", text), owner=BOB.email)
+    assert catalog.processor("ndvi", BOB) == mine
+    assert catalog.processor("ndvi", ADA) == installed
+    assert catalog.processor("ndvi") == installed, "to the operator, too"
 
 
 def test_a_deprecated_version_is_found_by_version_only(catalog: Catalog) -> None:
