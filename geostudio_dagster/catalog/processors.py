@@ -73,8 +73,8 @@ class Processors(Database):
     def processor(self, reference: str, viewer: Viewer | None = None) -> ProcessorRecord:
         """The processor of an id, of ``name@version``, or the newest version of a name.
 
-        A name means the viewer's own processor first, then one that everybody has. Deprecated versions are found by id and by
-        ``name@version`` only.
+        A name means the viewer's own processor first, then one that everybody has. Deprecated
+        versions are found by id and by ``name@version`` only.
 
         Raises:
             NotFound: there is none that the viewer may see; the sentence names what there is.
