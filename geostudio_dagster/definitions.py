@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dagster as dg
 
+from geostudio_dagster.defs.housekeeping import housekeeping_job, housekeeping_schedule
 from geostudio_dagster.defs.jobs import publish_job, shard_job
+from geostudio_dagster.defs.onboarding import onboard_bundle_job, onboarder
 from geostudio_dagster.defs.processor_registration import register_processor_job
 from geostudio_dagster.defs.processor_watcher import processor_watcher
 from geostudio_dagster.defs.request_assets import geoserver_layers, plan_request_job, request_plan
@@ -22,6 +24,7 @@ from geostudio_dagster.defs.shard_assets import (
     shard_settled,
     tiles,
 )
+from geostudio_dagster.defs.webhooks import webhook_deliveries
 from geostudio_dagster.settings import Settings
 
 
@@ -49,14 +52,24 @@ def defs() -> dg.Definitions:
             shard_settled,
             geoserver_layers,
         ],
-        jobs=[plan_request_job, shard_job, publish_job, register_processor_job],
+        jobs=[
+            plan_request_job,
+            shard_job,
+            publish_job,
+            register_processor_job,
+            onboard_bundle_job,
+            housekeeping_job,
+        ],
         sensors=[
             inbox_sensor,
             request_planner,
             shard_dispatcher,
             reconciler,
             processor_watcher,
+            webhook_deliveries,
+            onboarder,
         ],
+        schedules=[housekeeping_schedule],
         resources={"installation": InstallationResource()},
         executor=_executor(settings),
     )

@@ -73,6 +73,19 @@ class Onboardings(Database):
             _set(row, words.waiting, changed, None)
             return _record(row, kind)
 
+    def onboarding(self, kind: OnboardingKind, item_id: str) -> OnboardingRecord:
+        """One wish.
+
+        Raises:
+            NotFound: there is none, or it was deleted.
+        """
+        table = _TABLES[kind]
+        with self._read() as session:
+            row = cast("Row | None", session.get(table, item_id))
+            if row is None or row.deleted_at is not None:
+                raise NotFound(f"There is no {kind} {item_id}.")
+            return _record(row, kind)
+
     def onboardings(self, limit: int) -> list[OnboardingRecord]:
         """Those that wait or are being worked, the oldest first."""
         found: list[tuple[datetime, OnboardingRecord]] = []

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from typing import TYPE_CHECKING
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from sqlalchemy import ColumnElement, exists, func, select
@@ -80,6 +81,12 @@ class Registry(Database):
             if row is None:
                 raise NotFound(_not_found(session, reference, name))
             return model_record(row)
+
+    def manifests(self, model_ids: Collection[str]) -> dict[str, dict[str, Any]]:
+        """The manifests of registered bundles, by the models' ids."""
+        query = select(Model.id, Model.manifest).where(Model.id.in_(sorted(model_ids)))
+        with self._read() as session:
+            return dict(session.execute(query).tuples().all())
 
     def models(self) -> list[ModelRecord]:
         """All models, by name, the newest version first."""

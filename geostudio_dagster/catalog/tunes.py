@@ -83,6 +83,18 @@ class Tunes(Database):
         with self._read() as session:
             return tune_record(_found(session, viewer, tune_id))
 
+    def any_tune(self, tune_id: str) -> TuneRecord:
+        """A tune, for who has a link to it.
+
+        Raises:
+            NotFound: there is none, or it was deleted.
+        """
+        with self._read() as session:
+            row = session.get(Tune, tune_id)
+            if row is None or row.deleted_at is not None:
+                raise NotFound(NO_TUNE)
+            return tune_record(row)
+
     def tunes(
         self, viewer: Viewer, wanted: TuneFilter, page: Paging
     ) -> tuple[int, list[TuneRecord]]:

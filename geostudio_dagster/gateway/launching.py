@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Literal
 
 from geostudio_dagster.catalog import RequestStatus
+from geostudio_dagster.catalog.card_records import OnboardingRecord
 from geostudio_dagster.catalog.states import LIVE_REQUESTS
 from geostudio_dagster.errors import GeostudioError, InvalidRequest
 from geostudio_dagster.gateway.dagster_client import (
@@ -82,6 +83,15 @@ class Launcher:
     def cancelled(self, request_id: str) -> None:
         """A request is to stop."""
         self._later(self._stop, request_id)
+
+    def onboarding(self, wish: OnboardingRecord) -> None:
+        """A tune or a model is to become a bundle."""
+
+        def launch(dagster: DagsterClient, _: str) -> None:
+            dagster.find()
+            dagster.launch(launches.onboarding(wish, 0))
+
+        self._later(launch, wish.id)
 
     def _worth_asking(self) -> bool:
         return self._answered or time.monotonic() - self._asked_at > _ASK_AGAIN_S

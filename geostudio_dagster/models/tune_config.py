@@ -13,9 +13,11 @@ from pydantic import ValidationError
 
 from geostudio_dagster.errors import InvalidRequest
 from geostudio_dagster.models.bundle import PatchSettings, TaskKind
+from geostudio_dagster.models.tune_options import shortened
 
 MOST_BYTES = 1024**2
 _MOST_BANDS = 512
+_MOST_VALUES = 100_000
 _TASKS: dict[str, TaskKind] = {
     "SemanticSegmentationTask": "segmentation",
     "PixelwiseRegressionTask": "regression",
@@ -76,6 +78,9 @@ def read_config(path: Path) -> TuneConfig:
     except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())[:200]
         raise refused("", f"is not readable YAML ({reason})", "send the file itself") from error
+    if _is_larger_than(_MOST_VALUES, document):
+        remedy = "write the values out, without aliases of aliases"
+        raise refused("", f"stands for more than {_MOST_VALUES} values", remedy)
     return parse_config(document)
 
 
@@ -101,6 +106,21 @@ def parse_config(document: object) -> TuneConfig:
         class_count=_class_count(model, model_args, arguments) if task == "segmentation" else None,
         class_names=tuple(map(str, _listed(names, "class_names"))),
     )
+
+
+def _is_larger_than(most: int, document: object) -> bool:
+    """Whether there are more values than that, each alias counted for what it stands for."""
+    waiting, seen = [document], 0
+    while waiting:
+        value = waiting.pop()
+        seen += 1
+        if seen + len(waiting) > most:
+            return True
+        if isinstance(value, Mapping):
+            waiting += value.values()
+        elif isinstance(value, list | tuple | set):
+            waiting += value
+    return False
 
 
 def refused(field: str, problem: str, remedy: str) -> InvalidRequest:
@@ -243,7 +263,9 @@ def _band_names(value: object, field: str) -> tuple[str, ...]:
         elif isinstance(entry, str | int) and not isinstance(entry, bool) and str(entry).strip():
             names.append(str(entry).strip().rpartition("HLSBands.")[2])
         else:
-            raise refused(field, f"has an entry that names no band ({entry!r:.60})", "name bands")
+            raise refused(
+                field, f"has an entry that names no band ({shortened(entry)})", "name bands"
+            )
     if len(names) > _MOST_BANDS:
         raise refused(field, f"has more than {_MOST_BANDS} bands", "give those of the model")
     return tuple(names)
@@ -294,7 +316,7 @@ def _listed(value: object, field: str) -> Sequence[Any]:
         return ()
     if not isinstance(value, list | tuple):
         remedy = "write the values themselves into the configuration, as a list"
-        raise refused(field, f"is not a list ({value!r:.60})", remedy)
+        raise refused(field, f"is not a list ({shortened(value)})", remedy)
     if len(value) > _MOST_BANDS:
         raise refused(field, f"has more than {_MOST_BANDS} entries", "give those of the model")
     return value
@@ -318,12 +340,14 @@ def _number(value: object, field: str) -> float:
     except (ValueError, OverflowError):
         number = math.nan
     if isinstance(value, bool) or not math.isfinite(number):
-        raise refused(field, f"has {value!r:.60}, which is not a number", "give finite numbers")
+        raise refused(
+            field, f"has {shortened(value)}, which is not a number", "give finite numbers"
+        )
     return number
 
 
 def _whole(value: object, field: str, *, least: int = 1) -> int:
     number = _number(value, field)
     if not number.is_integer() or number < least:
-        raise refused(field, f"is {value!r:.60}", f"give a whole number of at least {least}")
+        raise refused(field, f"is {shortened(value)}", f"give a whole number of at least {least}")
     return int(number)

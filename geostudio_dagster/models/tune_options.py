@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -168,10 +169,15 @@ def colour_of(value: object, field: str) -> str:
     """
     text = value.strip() if isinstance(value, str) else ""
     if not _COLOUR.fullmatch(text):
-        raise InvalidRequest(field, f"is not a colour ({value!r:.40})", "write #rrggbb")
+        raise InvalidRequest(field, f"is not a colour ({shortened(value)})", "write #rrggbb")
     if len(text) == _SHORT:
         text = "#" + "".join(2 * digit for digit in text[1:])
     return text.lower()
+
+
+def shortened(value: object) -> str:
+    """A value as a message shows it."""
+    return reprlib.repr(value)[:60]
 
 
 def number_of(value: object, field: str) -> float:
@@ -185,7 +191,7 @@ def number_of(value: object, field: str) -> float:
     except (ValueError, OverflowError):
         number = math.nan
     if isinstance(value, bool) or not math.isfinite(number):
-        raise InvalidRequest(field, f"is not a number ({value!r:.40})", "give a finite number")
+        raise InvalidRequest(field, f"is not a number ({shortened(value)})", "give a finite number")
     return number
 
 

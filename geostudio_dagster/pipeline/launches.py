@@ -10,12 +10,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from geostudio_dagster.catalog import RequestRecord, ShardRecord
+from geostudio_dagster.catalog.card_records import OnboardingRecord
 from geostudio_dagster.installation import Installation
 from geostudio_dagster.pipeline.stage import now
 
 PLAN_JOB = "plan_request_job"
 SHARD_JOB = "shard_job"
 PUBLISH_JOB = "publish_job"
+ONBOARD_JOB = "onboard_bundle_job"
 REQUEST_PARTITIONS = "requests"
 SHARD_PARTITIONS = "shards"
 
@@ -26,6 +28,8 @@ SHARD_TAG = "geostudio/shard"
 ATTEMPT_TAG = "geostudio/attempt"
 MODEL_TAG = "geostudio/model"
 OWNER_TAG = "geostudio/owner"
+# A tune or a model that is made into a bundle, and how often that was asked for.
+ONBOARDING_TAG = "geostudio/onboarding"
 # A run request that carries Dagster's own tag is taken as resolved. Without it, every request
 # of a tick would load all keys of the definition to look for its own.
 PARTITION_TAG = "dagster/partition"
@@ -63,6 +67,17 @@ def publishing(request: RequestRecord) -> Launch:
             ATTEMPT_TAG: str(request.publish_attempt),
         },
         request.id,
+    )
+
+
+def onboarding(wish: OnboardingRecord, attempt: int) -> Launch:
+    """The run that makes a bundle of a tune or a model."""
+    config = {"kind": wish.kind, "id": wish.id}
+    return Launch(
+        ONBOARD_JOB,
+        f"onboard:{wish.id}:{wish.generation}:{attempt}",
+        {ONBOARDING_TAG: f"{wish.id}:{wish.generation}", OWNER_TAG: wish.owner},
+        run_config={"ops": {"onboard_bundle": {"config": config}}},
     )
 
 

@@ -6,7 +6,19 @@ from fastapi import APIRouter, Depends
 
 from geostudio_dagster.gateway.principal import principal_of
 from geostudio_dagster.gateway.problems import responses
-from geostudio_dagster.gateway.v2 import groups, inference, keys, logs, processors, shares, tasks
+from geostudio_dagster.gateway.v2 import (
+    groups,
+    inference,
+    keys,
+    logs,
+    models,
+    processors,
+    shares,
+    shelves,
+    sources,
+    tasks,
+    tunes,
+)
 
 _MODULES = (
     keys,
@@ -16,6 +28,10 @@ _MODULES = (
     shares,
     logs,
     processors,
+    models,
+    tunes,
+    sources,
+    shelves,
 )
 # Addresses that prove themselves otherwise, as signed links do, are in an ``open_router``.
 

@@ -1,0 +1,85 @@
+"""Data sets, base models and templates of tunes: shelves that are empty here.
+
+Models are trained elsewhere and uploaded. Clients that list these find nothing; what would make
+something is told so.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, HTTPException, Path
+
+from geostudio_dagster.errors import NotFound
+from geostudio_dagster.gateway.paging import Envelope, Page
+from geostudio_dagster.gateway.problems import responses
+
+router = APIRouter(tags=["datasets, base models, templates"])
+
+ItemId = Annotated[str, Path(min_length=1, max_length=200)]
+_NOT_HERE = (
+    "Models are not trained here, so {what} are not kept. Train elsewhere, and upload the result "
+    "with POST /v2/upload-completed-tunes."
+)
+
+
+def _shelf(name: str, what: str, missing: str, *, adding: tuple[str, ...]) -> APIRouter:
+    """The routes of one shelf. ``adding``: paths below it that clients post new things to."""
+    shelf = APIRouter(prefix=f"/{name}")
+    words = name.replace("-", "_")
+
+    @shelf.get("", operation_id=f"list_{words}")
+    def found(page: Page) -> Envelope[dict[str, Any]]:
+        """Nothing, in the envelope of a list."""
+        return Envelope[dict[str, Any]].of(0, [])
+
+    def add() -> None:
+        """Nothing can be added."""
+        raise HTTPException(501, _NOT_HERE.format(what=what))
+
+    def one(item_id: ItemId) -> None:
+        """There is none."""
+        raise NotFound(missing)
+
+    for path in adding:
+        own = path.strip("/").replace("-", "_") or "create"
+        shelf.add_api_route(
+            path,
+            add,
+            methods=["POST"],
+            operation_id=f"{own}_{words}",
+            response_model=None,
+            responses=responses(501),
+        )
+    for method in ("GET", "PATCH", "DELETE"):
+        shelf.add_api_route(
+            "/{item_id}",
+            one,
+            methods=[method],
+            operation_id=f"{method.lower()}_{words}_item",
+            response_model=None,
+            responses=responses(404),
+        )
+    return shelf
+
+
+for _part in (
+    _shelf("datasets", "data sets", "Dataset not found", adding=("/onboard", "/pre-scan")),
+    _shelf("base-models", "base models", "Base model not found", adding=("",)),
+    _shelf("tune-templates", "templates of tunes", "Template not found", adding=("",)),
+):
+    router.include_router(_part)
+
+
+@router.post(
+    "/submit-tune", operation_id="submit_tune", response_model=None, responses=responses(501)
+)
+@router.post(
+    "/submit-hpo-tune",
+    operation_id="submit_hpo_tune",
+    response_model=None,
+    responses=responses(501),
+)
+def submit_tune() -> None:
+    """Nothing is trained here."""
+    raise HTTPException(501, _NOT_HERE.format(what="training jobs"))
