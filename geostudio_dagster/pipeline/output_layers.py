@@ -10,13 +10,14 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import rasterio
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 from rasterio.enums import Resampling
 
 from geostudio_dagster.catalog import ArtifactRecord, Position, RequestRecord, TaskRecord
 from geostudio_dagster.installation import Installation
 from geostudio_dagster.models.bundle import BundleManifest
 from geostudio_dagster.pipeline.mosaics import Granule
-from geostudio_dagster.planning.request import OutputLayer, parse_request
+from geostudio_dagster.planning.request import OutputLayer
 from geostudio_dagster.publish import styles
 
 log = logging.getLogger(__name__)
@@ -25,6 +26,7 @@ _MOST = 16
 _SAMPLED = 20  # granules whose values a ramp is made from
 _SIDE = 512  # pixels of a granule that are looked at, a side
 _RGB = 3
+_LAYERS = TypeAdapter(tuple[OutputLayer, ...])
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +47,8 @@ def layers_of_processors(
 ) -> Iterator[FoundLayer]:
     """The layers that the request asks for, or one of every raster that its processors write."""
     rasters = _rasters(installation, tasks)
-    wanted = parse_request(request.spec).output_layers or _one_each(rasters)
+    asked_for = _LAYERS.validate_python(request.spec.get("output_layers") or ())
+    wanted = asked_for or _one_each(rasters)
     if len(wanted) > _MOST:
         names = ", ".join(layer.suffix for layer in wanted[_MOST:])
         log.warning("more than %d layers; these are not published: %s", _MOST, names)
