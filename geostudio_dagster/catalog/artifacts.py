@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import and_, func, or_, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
@@ -83,6 +83,17 @@ class Artifacts(Database):
         )
         with self._read() as session:
             return [event_record(row) for row in session.scalars(query)]
+
+    def latest_events(self, after: Mapping[str, int]) -> dict[str, int]:
+        """The id of the latest event of each request that has one after the given id."""
+        latest: dict[str, int] = {}
+        with self._read() as session:
+            for part in chunks(list(after.items()), 100):
+                newer = [and_(Event.request_id == key, Event.id > event) for key, event in part]
+                query = select(Event.request_id, func.max(Event.id)).where(or_(*newer))
+                rows = session.execute(query.group_by(Event.request_id)).tuples()
+                latest |= dict(rows.all())
+        return latest
 
 
 def forget_artifacts(

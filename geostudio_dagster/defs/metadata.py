@@ -10,6 +10,7 @@ import dagster as dg
 
 from geostudio_dagster.catalog import ModelRecord
 from geostudio_dagster.installation import Installation
+from geostudio_dagster.pipeline.layers import Published
 from geostudio_dagster.pipeline.stage import StageReport, TaskOutcome
 from geostudio_dagster.signing import map_link
 
@@ -70,6 +71,21 @@ def picture(png: bytes) -> dg.MarkdownMetadataValue:
 def map_url(installation: Installation, request_id: str) -> str:
     """Address of the request's map page, for a browser; it expires."""
     return map_link(installation.settings, request_id)
+
+
+def published_metadata(
+    installation: Installation, request_id: str, published: Published
+) -> dict[str, Any]:
+    """What the UI shows of a published request."""
+    return {
+        "status": published.status,
+        "layers": dg.MetadataValue.md("\n".join(f"- `{uri}`" for uri in published.uris)),
+        "granules": published.granules,
+        "bounds": str(published.bounds),
+        "finished": published.finished,
+        "failed": published.failed,
+        "map": dg.MetadataValue.url(map_url(installation, request_id)),
+    }
 
 
 def _seconds_by_stage(report: StageReport) -> Mapping[str, float]:

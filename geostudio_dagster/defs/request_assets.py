@@ -6,7 +6,7 @@ from typing import Any
 
 import dagster as dg
 
-from geostudio_dagster.defs.metadata import map_url
+from geostudio_dagster.defs.metadata import map_url, published_metadata
 from geostudio_dagster.defs.partitions import request_partitions
 from geostudio_dagster.defs.resources import InstallationResource
 from geostudio_dagster.defs.shard_assets import OWNERS, shard_settled
@@ -133,15 +133,7 @@ def geoserver_layers(
     except (Conflict, LeaseLost, NotFound, layers.PublishDeferred) as error:
         raise dg.Failure(str(error), allow_retries=False) from error
     return dg.MaterializeResult(
-        metadata={
-            "status": published.status,
-            "layers": dg.MetadataValue.md("\n".join(f"- `{uri}`" for uri in published.uris)),
-            "granules": published.granules,
-            "bounds": str(published.bounds),
-            "finished": published.finished,
-            "failed": published.failed,
-            "map": dg.MetadataValue.url(map_url(place, context.partition_key)),
-        },
+        metadata=published_metadata(place, context.partition_key, published),
         check_results=[
             dg.AssetCheckResult(
                 check_name="all_tasks_ok",

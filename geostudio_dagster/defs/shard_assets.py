@@ -42,6 +42,7 @@ from geostudio_dagster.settings import Settings
 
 GROUP = "inference"
 OWNERS = ["team:geostudio"]
+_FEW_TASKS = 50  # of a request that its last shard publishes itself
 
 
 def _check(asset: str, name: str, description: str) -> dg.AssetCheckSpec:
@@ -309,8 +310,8 @@ def processor_outputs(
 )
 def shard_settled(
     context: dg.AssetExecutionContext, installation: InstallationResource
-) -> dg.MaterializeResult:
-    """Package what is finished and close the shard."""
+) -> Iterator[dg.MaterializeResult]:
+    """Package what is finished and close the shard; the last one of a small request ends it."""
     place = installation.get()
     model = _open_shard(context, place)
     packaged = deliverables.package_shard(place, context.partition_key, context.run_id)
@@ -331,7 +332,7 @@ def shard_settled(
             metadata=dict(counts),
             allow_retries=False,
         )
-    return dg.MaterializeResult(
+    yield dg.MaterializeResult(
         metadata=dict(counts),
         check_results=[
             dg.AssetCheckResult(
@@ -341,4 +342,30 @@ def shard_settled(
                 metadata={"failed": settlement.failed},
             )
         ],
+    )
+    _publish_at_once(context, place, context.partition_key.split("/")[0])
+
+
+def _publish_at_once(
+    context: dg.AssetExecutionContext, installation: Installation, request_id: str
+) -> None:
+    """Publish a small request whose last shard this was: a run of its own would take seconds.
+
+    What is published to GeoServer waits for that run, whose pool spares the server.
+    """
+    request = installation.catalog.request(request_id)
+    due = request.status == RequestStatus.PUBLISHING_RESULTS and request.publish_run_id is None
+    if not due or installation.settings.geoserver is not None or request.n_tasks > _FEW_TASKS:
+        return
+    try:
+        published = layers.publish_request(installation, request_id, context.run_id)
+    except (Conflict, LeaseLost, layers.PublishDeferred) as error:
+        context.log.info("The request is left to a run that publishes it: %s", error)
+        return
+    context.log_event(
+        dg.AssetMaterialization(
+            "geoserver_layers",
+            partition=request_id,
+            metadata=published_metadata(installation, request_id, published),
+        )
     )
