@@ -10,6 +10,7 @@ from fastapi import Depends, Request
 
 from geostudio_dagster.catalog import Catalog
 from geostudio_dagster.gateway.early import layers_of
+from geostudio_dagster.gateway.event_hub import EventHub
 from geostudio_dagster.gateway.launching import Launcher
 from geostudio_dagster.gateway.shelf import LayerShelf
 from geostudio_dagster.gateway.tokens import TokenVerifier
@@ -31,6 +32,7 @@ class GatewayPlace:
     signer: Signer
     tokens: TokenVerifier
     launcher: Launcher
+    hub: EventHub
 
     @classmethod
     def open(cls, settings: Settings) -> GatewayPlace:
@@ -50,6 +52,7 @@ class GatewayPlace:
             Signer.open(settings),
             TokenVerifier(settings.gateway),
             Launcher(installation),
+            EventHub(catalog),
         )
 
     def close(self) -> None:

@@ -17,7 +17,7 @@ from uuid import uuid4
 
 import httpx
 import pytest
-from dagster import DagsterEventType, DagsterInstance
+from dagster import AssetKey, DagsterEventType, DagsterInstance, RunsFilter
 from dagster_graphql import DagsterGraphQLClient
 
 from geostudio_dagster import services
@@ -345,3 +345,57 @@ def environment(pid: str) -> bytes:
         return Path("/proc", pid, "environ").read_bytes()
     except OSError:
         return b""
+
+
+def rest(live: Live) -> httpx.Client:
+    """A client of the gateway with a key of its own."""
+    _, key = live.installation.catalog.create_key(f"{uuid4()}@example.org", days=1)
+    return httpx.Client(base_url=live.gateway, headers={"X-API-Key": key}, timeout=30)
+
+
+def post(live: Live, client: httpx.Client, scene: Path) -> str:
+    """The id of a request sent over REST."""
+    model = live.installation.catalog.model("demo-land-cover")
+    body = {"model_id": model.id, "spatial_domain": {"urls": [str(scene)]}}
+    answer = client.post("/v2/inference", json=body)
+    assert answer.status_code == 201, answer.text
+    return str(answer.json()["id"])
+
+
+def test_a_request_over_rest_is_launched_without_waiting_for_a_sensor(live: Live) -> None:
+    scene = write_scene(live.scenes, "rest_2024-06-30.tif", size=256, seed=11)
+    with rest(live) as client:
+        request = post(live, client, scene)
+        assert live.until_over(request) == "COMPLETED"
+        assert client.get(f"/v2/inference/{request}").json()["status"] == "COMPLETED"
+    runs = live.instance.get_runs(RunsFilter(tags={"geostudio/request": request}))
+    # One run, which no sensor asked for: planning and publishing needed none of their own.
+    assert [run.job_name for run in runs] == ["shard_job"]
+    assert "dagster/sensor_name" not in runs[0].tags
+    for asset in ("request_plan", "shard_settled", "geoserver_layers"):
+        known = live.instance.get_materialized_partitions(AssetKey(asset))
+        assert any(key.startswith(request) for key in known), asset
+
+
+def test_a_cancelled_request_is_stopped_and_stays_so(live: Live) -> None:
+    scene = write_scene(live.scenes, "cancelled.tif", size=6000, seed=12)
+    with rest(live) as client:
+        request = post(live, client, scene)
+        shard = f"{request}/00000"
+
+        def predicts() -> bool:
+            tasks = live.installation.catalog.tasks(request)
+            return any(step.in_hand for task in tasks for step in task.steps)
+
+        until(predicts, "the request is worked on", 90)
+        run_id = live.installation.catalog.shard(shard).run_id
+        assert client.post(f"/v2/inference/{request}/cancel").status_code == 202
+        until(lambda: live.status(request) == "STOPPED", "the request is stopped", 30)
+        run = live.instance.get_run_by_id(str(run_id))
+        assert run is not None
+        until(
+            lambda: bool((found := live.instance.get_run_by_id(run.run_id)) and found.is_finished),
+            "its run is over",
+            60,
+        )
+        assert client.get(f"/v2/inference/{request}").json()["status"] == "STOPPED"

@@ -25,6 +25,12 @@ Document = dict[str, Any]
 Counts = Mapping[StepStatus, int]
 PLANNER = "inference-planner"
 _KEPT_FIGURES = 10_000
+# Which of our layers shows the file that a client names.
+_LAYER_OF = {
+    "model_input_original_image_rgb": "input_rgb",
+    "model_output_image": "pred",
+    "model_output_image_masked": "pred",
+}
 _OWN_NAMES = {EARLY_PROCESSOR: PROCESSOR}
 
 
@@ -96,7 +102,8 @@ def _inference_document(
         "model_display_name": client.get("model_display_name"),
         "description": spec.get("description") or None,
         "location": spec.get("location") or None,
-        "geoserver_layers": geoserver_layers(layers) or client.get("geoserver_layers"),
+        "geoserver_layers": geoserver_layers(layers, client.get("geoserver_push") or ())
+        or client.get("geoserver_layers"),
         "demo": client.get("demo"),
         "model_id": record.card_id or record.model_id,
         "inference_output": client.get("inference_output"),
@@ -158,18 +165,28 @@ def page_grant(place: GatewayPlace, request_id: str) -> str:
     return f"{GRANT}={place.signer.sign(request_scope(request_id), link_life(place))}"
 
 
-def geoserver_layers(layers: Sequence[LayerRecord]) -> Document | None:
-    """The published layers with their styles and the box of each; None before there are any."""
+def geoserver_layers(
+    layers: Sequence[LayerRecord], pushes: Sequence[Mapping[str, Any]] = ()
+) -> Document | None:
+    """The published layers with their styles and the box of each; None before there are any.
+
+    Args:
+        layers: as they were published, the lowest first.
+        pushes: what the client asked for by file; its names and visibility are kept.
+    """
     if not layers:
         return None
+    asked = {_LAYER_OF.get(str(push.get("filepath_key"))): push for push in pushes}
     return {
         "predicted_layers": [
             {
                 "uri": layer.uri,
-                "display_name": layer.title,
+                "display_name": asked.get(layer.name, {}).get("display_name") or layer.title,
                 "sld_body": sld_body(layer),
                 "z_index": place,
-                "visible_by_default": "True",
+                "visible_by_default": str(
+                    asked.get(layer.name, {}).get("visible_by_default", True)
+                ),
             }
             for place, layer in enumerate(layers)
         ],

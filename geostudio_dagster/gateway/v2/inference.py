@@ -51,11 +51,15 @@ class GeoJSONResponse(JSONResponse):
     "",
     operation_id="create_inference",
     status_code=201,
-    response_model=InferenceGetResponse,
+    response_model=InferenceGetResponse | V2PipelineCreate,
     responses=responses(404, 409, 429),
 )
-def create(wish: InferenceCreateInput, caller: Caller, place: Place) -> Response:
-    """Accept a request; it is planned and worked at once."""
+def create(
+    wish: InferenceCreateInput, caller: Caller, place: Place, dry_run: bool = False
+) -> Response:
+    """Accept a request; it is planned and worked at once. With ``dry_run`` nothing is written."""
+    if dry_run:
+        return try_dry(wish, caller, place)
     record, warnings = submit(place, caller, wish)
     return _answer(place, record, 201, list(warnings))
 
@@ -67,7 +71,7 @@ def create(wish: InferenceCreateInput, caller: Caller, place: Place) -> Response
     response_model=V2PipelineCreate,
     responses=responses(404),
 )
-def dry_run(wish: InferenceCreateInput, caller: Caller, place: Place) -> Response:
+def try_dry(wish: InferenceCreateInput, caller: Caller, place: Place) -> Response:
     """What a request would take and whether it would be accepted; nothing is written."""
     understood = understand(place, caller, wish, in_full=False)
     return JSONResponse(trial_document(place, caller, understood), status_code=201)

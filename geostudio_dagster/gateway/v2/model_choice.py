@@ -7,10 +7,18 @@ from dataclasses import dataclass
 from fastapi import HTTPException
 
 from geostudio_dagster.catalog import Catalog, Viewer
+from geostudio_dagster.catalog.card_records import CardRecord
+from geostudio_dagster.catalog.cards import SANDBOX
 from geostudio_dagster.errors import InvalidRequest, NotFound
 from geostudio_dagster.gateway.v2.inference_schemas import InferenceCreateInput
 
 NO_MODEL = "Model not found. Ensure it exists before retrying."
+NO_TUNE = "Tune not found"
+NO_TUNE_NAMED = {"msg": "`fine_tuning_id` required to try out experimental model."}
+NOT_DEPLOYED = {
+    "msg": "Cannot run inference > model missing model_url. Ensure model was deployed successfully."
+}
+_NOT_USABLE = ("DEPLOY_IN_PROGRESS", "DEPLOY_FAILED", "DEPLOY_ERROR")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,19 +32,51 @@ class Choice:
 
 
 def choose_model(catalog: Catalog, viewer: Viewer, wish: InferenceCreateInput) -> Choice:
-    """The model of a request.
+    """The model of a request; a tune alone is tried out with the sandbox.
 
     Raises:
         HTTPException: 404, there is none that the viewer may use; 422, it is not ready.
         InvalidRequest: none is named.
     """
-    if wish.model_id is None and not wish.model_display_name:
-        raise InvalidRequest(
-            "model_id", "is missing", "give model_id or model_display_name of a registered model"
-        )
-    reference = str(wish.model_id) if wish.model_id else str(wish.model_display_name)
+    card = _card(catalog, viewer, wish)
+    if "sandbox" in card.internal_name and card.model_id is None:
+        model_id = _of_tune(catalog, viewer, wish.fine_tuning_id)
+    elif card.status in _NOT_USABLE:
+        raise HTTPException(422, _not_usable("Model", card.status))
+    elif card.model_id is None:
+        raise HTTPException(422, NOT_DEPLOYED)
+    else:
+        model_id = card.model_id
+    return Choice(model_id, card.id, card.internal_name, card.display_name)
+
+
+def _card(catalog: Catalog, viewer: Viewer, wish: InferenceCreateInput) -> CardRecord:
     try:
-        model = catalog.model(reference)
+        if wish.model_id is not None:
+            return catalog.card(viewer, str(wish.model_id))
+        name = wish.model_display_name or (SANDBOX if wish.fine_tuning_id else None)
+        if name is None:
+            raise InvalidRequest(
+                "model_id",
+                "is missing",
+                "give model_id or model_display_name of a model, or fine_tuning_id of a tune",
+            )
+        return catalog.card_named(viewer, name)
     except NotFound as error:
         raise HTTPException(404, NO_MODEL) from error
-    return Choice(model.id, model.id, model.name, model.name)
+
+
+def _of_tune(catalog: Catalog, viewer: Viewer, tune_id: str | None) -> str:
+    if not tune_id:
+        raise HTTPException(422, NO_TUNE_NAMED)
+    try:
+        tune = catalog.tune(viewer, tune_id)
+    except NotFound as error:
+        raise HTTPException(404, NO_TUNE) from error
+    if tune.model_id is None:
+        raise HTTPException(422, _not_usable("Tune", tune.status))
+    return tune.model_id
+
+
+def _not_usable(what: str, status: str) -> dict[str, str]:
+    return {"msg": f"{what} in state: {status} cannot be used for inference."}
