@@ -101,7 +101,14 @@ def _engine(url: URL) -> Engine:
         event.listen(engine, "begin", _begin_sqlite)
         return engine
     engine = create_engine(
-        url, pool_size=2, max_overflow=8, pool_pre_ping=True, json_serializer=to_json
+        url,
+        # Kept are as many connections as were ever needed at once: opening one takes longer than
+        # most queries. The last one used goes first, so that the others may rest.
+        pool_size=10,
+        max_overflow=0,
+        pool_use_lifo=True,
+        pool_pre_ping=True,
+        json_serializer=to_json,
     )
     reference = weakref.ref(engine)
     os.register_at_fork(after_in_child=lambda: _forget_connections(reference))
