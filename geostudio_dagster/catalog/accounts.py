@@ -6,6 +6,7 @@ import hashlib
 import secrets
 import string
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -13,6 +14,7 @@ from uuid import uuid4
 
 from sqlalchemy import func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from geostudio_dagster.catalog.api_schema import ApiKey, GroupMember, User
@@ -143,7 +145,8 @@ class Accounts(Database):
             return None
         first = rows[0]
         if first.last_used_at is None or now - first.last_used_at > _USE_NOTED_EVERY:
-            self._note_use(first.id, now)
+            with suppress(OperationalError):  # nobody is refused because of this
+                self._note_use(first.id, now)
         return _viewer(first.email, first.admin, [row.group_id for row in rows])
 
     def viewer(self, email: str) -> Viewer:

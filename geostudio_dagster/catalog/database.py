@@ -105,7 +105,7 @@ def _engine(url: URL) -> Engine:
         # Kept are as many connections as were ever needed at once: opening one takes longer than
         # most queries. The last one used goes first, so that the others may rest.
         pool_size=10,
-        max_overflow=0,
+        max_overflow=10,
         pool_use_lifo=True,
         pool_pre_ping=True,
         json_serializer=to_json,
