@@ -43,6 +43,7 @@ class GatewayPlace:
         """
         installation = Installation.open(settings)
         catalog, storage = installation.catalog, installation.storage
+        catalog.ensure_sandbox()
         return cls(
             settings,
             catalog,

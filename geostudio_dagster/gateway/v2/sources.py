@@ -180,10 +180,10 @@ def advise(
                 f"use {', '.join(known) or 'another connector'}",
             )
     message = _NOT_SEARCHED.format(connector=connector)
+    areas: list[list[float] | None] = [*(wish.bbox or ())] or [None]
     return AdviceOut(
         results=[
-            Advice(bbox=box, unique_dates=[], available_data=[], message=message)
-            for box in (wish.bbox or [None])
+            Advice(bbox=box, unique_dates=[], available_data=[], message=message) for box in areas
         ]
     )
 
