@@ -27,6 +27,9 @@ class GatewaySettings(BaseModel):
     )
     keys_per_user: int = Field(default=2, ge=1, description="API keys that a user may have.")
     key_days: int = Field(default=90, ge=1, le=365, description="Life of a new API key, days.")
+    metrics_token: SecretStr | None = Field(
+        default=None, description="Bearer token that may read /metrics, for Prometheus."
+    )
     jwks_url: str | None = Field(
         default=None, description="Keys of the issuer of bearer tokens; without it none is taken."
     )

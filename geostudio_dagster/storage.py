@@ -105,6 +105,10 @@ class LocalStorage:
         self._scratch.mkdir(parents=True, exist_ok=True)
         return self._scratch / name
 
+    def scratch_entries(self) -> list[Path]:
+        """What lies in the scratch folder, in the order of its names."""
+        return sorted(self._scratch.iterdir()) if self._scratch.is_dir() else []
+
     def discard_scratch(self, name: str, run_id: str = "") -> None:
         """Remove the run's scratch folder of ``name``, if it is there."""
         shutil.rmtree(self._scratch / name / run_id, ignore_errors=True)

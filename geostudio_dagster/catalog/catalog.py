@@ -6,10 +6,14 @@ from geostudio_dagster.catalog.accounts import Accounts
 from geostudio_dagster.catalog.artifacts import Artifacts
 from geostudio_dagster.catalog.cards import Cards
 from geostudio_dagster.catalog.claims import Claims
+from geostudio_dagster.catalog.deliveries import Deliveries
 from geostudio_dagster.catalog.dispatch import Dispatch
+from geostudio_dagster.catalog.gauges import Gauges
 from geostudio_dagster.catalog.groups import Groups
 from geostudio_dagster.catalog.heartbeats import Heartbeats
+from geostudio_dagster.catalog.leavings import Leavings
 from geostudio_dagster.catalog.listing import RequestListing
+from geostudio_dagster.catalog.notifications import Notifications
 from geostudio_dagster.catalog.onboarding import Onboardings
 from geostudio_dagster.catalog.processors import Processors
 from geostudio_dagster.catalog.publishing import Publishing
@@ -43,6 +47,10 @@ class Catalog(
     Accounts,
     Groups,
     Shares,
+    Notifications,
+    Deliveries,
+    Gauges,
+    Leavings,
 ):
     """Requests, tasks and what became of them, in SQLite or PostgreSQL.
 
@@ -52,5 +60,6 @@ class Catalog(
     :class:`Dispatch` (its shards go to runs), :class:`Claims` (a run works the steps),
     :class:`Publishing` (layers), with :class:`Stopping` (cancel, retry) and
     :class:`Reopenings` at any time; :class:`Tasks` and :class:`Artifacts` tell how it stands;
-    :class:`Accounts` and :class:`Groups` are the people who ask.
+    :class:`Accounts` and :class:`Groups` are the people who ask, :class:`Notifications` and
+    :class:`Deliveries` what is said to them; :class:`Gauges` count, :class:`Leavings` go.
     """

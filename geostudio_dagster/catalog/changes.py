@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any, TypeVar, cast
+from uuid import uuid4
 
 from sqlalchemy import (
     ColumnElement,
@@ -26,6 +27,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Session, aliased
 
+from geostudio_dagster.catalog.api_schema import WebhookDelivery
 from geostudio_dagster.catalog.schema import Event, Request, Shard, Step, Task
 from geostudio_dagster.catalog.states import (
     LIVE_REQUESTS,
@@ -124,9 +126,27 @@ def lock_requests_of_run(session: Session, run_id: str) -> list[Request]:
     return [lock_request(session, request_id) for request_id in ids]
 
 
-def add_event(session: Session, request_id: str, kind: str, now: datetime, **detail: Any) -> None:
+def add_event(session: Session, request_id: str, kind: str, now: datetime, **detail: Any) -> Event:
     """Record what happened, to be committed with the change itself."""
-    session.add(Event(request_id=request_id, at=now, kind=kind, detail=detail))
+    event = Event(request_id=request_id, at=now, kind=kind, detail=detail)
+    session.add(event)
+    return event
+
+
+def _tell_webhook(session: Session, request: Request, event: Event, now: datetime) -> None:
+    url = request.spec.get("webhook")
+    if url:
+        session.flush()  # which gives the event its id
+        session.add(
+            WebhookDelivery(
+                id=str(uuid4()),
+                request_id=request.id,
+                event_id=event.id,
+                url=url,
+                attempts=0,
+                next_at=now,
+            )
+        )
 
 
 def move_request(
@@ -143,7 +163,8 @@ def move_request(
     request.updated_at = now
     request.finished_at = None if target in LIVE_REQUESTS else now
     if before != target:
-        add_event(session, request.id, "status", now, before=before, after=target)
+        event = add_event(session, request.id, "status", now, before=before, after=target)
+        _tell_webhook(session, request, event, now)
 
 
 def move_shard(shard: Shard, target: ShardStatus) -> None:

@@ -88,7 +88,7 @@ def scene_address(text: str, settings: Settings) -> RemoteScene | LocalScene:
     scheme = _without_controls(text).partition(":")[0].lower()
     if scheme in ("http", "https"):
         url = http_url(text)
-        _refuse_closed_number(url.host, text, settings)
+        refuse_closed_number(url.host, text, settings)
         return RemoteScene(url)
     if scheme == "file":
         return _local(_path_of(text), text, settings)
@@ -186,8 +186,12 @@ def is_public(address: Address) -> bool:
     )
 
 
-def _refuse_closed_number(host: str, text: str, settings: Settings) -> None:
-    """Refuse a bare number that is not public at once; names are looked up when it matters."""
+def refuse_closed_number(host: str, text: str, settings: Settings) -> None:
+    """Refuse a bare number that is not public at once; names are looked up when it matters.
+
+    Raises:
+        UnacceptableAddressError: it leads into a private network, or to this machine.
+    """
     try:
         number = ipaddress.ip_address(host)
     except ValueError:

@@ -12,7 +12,7 @@ from fastapi.staticfiles import StaticFiles
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from geostudio_dagster import __version__
-from geostudio_dagster.gateway import documentation, files, health, layers, maps
+from geostudio_dagster.gateway import documentation, files, health, layers, maps, metrics
 from geostudio_dagster.gateway.addresses import Addresses
 from geostudio_dagster.gateway.headers import SecurityHeaders
 from geostudio_dagster.gateway.limits import Limits
@@ -50,9 +50,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         redirect_slashes=False,
         strict_content_type=False,  # limits looks at it
     )
+    app.state.metrics, app.state.readiness = metrics.Metrics(), health.Readiness()
     _add_middlewares(app, settings)
     handle_problems(app)
-    for router in (v2.router, health.router, documentation.router):
+    for router in (v2.router, health.router, metrics.router, documentation.router):
         app.include_router(router)
     for router in (layers.router, maps.router, files.router):
         app.include_router(router, responses=responses(401, 404, 503))
@@ -63,11 +64,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
 def _add_middlewares(app: FastAPI, settings: Settings) -> None:
     """From the inside out: the last one sees a request first."""
+    app.add_middleware(metrics.NoteRoute)
     app.add_middleware(Limits, settings=settings.gateway)
     app.add_middleware(Addresses)
     # A page elsewhere whose name is made to resolve to this machine must read nothing here.
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=_hosts(settings))
     app.add_middleware(SecurityHeaders)
+    app.add_middleware(metrics.CountCalls, metrics=app.state.metrics)
 
 
 def _hosts(settings: Settings) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -102,17 +103,21 @@ def gateway(
         url = f"http://{host}:{port}"
         for line in first_steps(installation.catalog, settings, url) if first_key else ():
             err.print(line, highlight=False, soft_wrap=True)
-    uvicorn.run(
-        "geostudio_dagster.gateway.app:create_app",
-        factory=True,
-        host=host,
-        port=port,
-        workers=workers,
-        log_level="warning",
-        # The headers of a proxy are believed only from where the operator says so.
-        forwarded_allow_ips=os.environ.get("FORWARDED_ALLOW_IPS", "127.0.0.1"),
-        timeout_graceful_shutdown=10,
-    )
+    with TemporaryDirectory(prefix="geostudio-metrics-") as folder:
+        if workers > 1:
+            # Whichever worker is asked for metrics tells those of all; see gateway.metrics.
+            os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", folder)
+        uvicorn.run(
+            "geostudio_dagster.gateway.app:create_app",
+            factory=True,
+            host=host,
+            port=port,
+            workers=workers,
+            log_level="warning",
+            # The headers of a proxy are believed only from where the operator says so.
+            forwarded_allow_ips=os.environ.get("FORWARDED_ALLOW_IPS", "127.0.0.1"),
+            timeout_graceful_shutdown=10,
+        )
 
 
 def refuse_exposure(settings: Settings, host: str) -> None:

@@ -28,6 +28,8 @@ TAGS = {
     "models": "Models, and what they are made of.",
     "inference": "Requests: written, planned, followed, stopped, tried again.",
     "tasks": "The pieces of a request, their outputs and logs.",
+    "notifications": "What is said about requests, and what happens to them.",
+    "webhooks": "How messages to webhooks are signed.",
     "groups": "People who share artifacts.",
     "generic processors": "Users' own Python steps.",
     "layers": "Layers as tiles.",

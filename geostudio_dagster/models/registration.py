@@ -15,6 +15,8 @@ from geostudio_dagster.errors import InvalidRequest
 from geostudio_dagster.installation import Installation
 from geostudio_dagster.models.bundle import Bundle, load_bundle
 
+_REMOVED = ".removed-"
+
 
 def register_bundle(
     installation: Installation, folder: Path, owner: str, *, listed: bool = True
@@ -32,7 +34,36 @@ def register_bundle(
     with _alone(installation.settings.model_root):
         if not target.exists():
             _copy(installation, bundle, target)
+        os.utime(target)  # by which remove_unused_bundles knows that it is taken up
     return installation.catalog.register_model(bundle, uri=str(target), owner=owner, listed=listed)
+
+
+def remove_unused_bundles(
+    installation: Installation, silent_since: float, limit: int
+) -> list[str]:
+    """Remove copies that no registered model has, and that nobody took up since then; digests.
+
+    Args:
+        silent_since: seconds of the epoch. limit: copies removed at most.
+    """
+    root = installation.settings.model_root
+    if not root.is_dir():
+        return []
+    removed: list[str] = []
+    with _alone(root):
+        known = installation.catalog.model_digests()
+        for folder in sorted(root.iterdir()):
+            if not folder.is_dir() or len(removed) == limit:
+                continue
+            if folder.name.startswith(_REMOVED):  # a removal that was cut off
+                shutil.rmtree(folder, ignore_errors=True)
+            elif folder.name not in known and folder.stat().st_mtime < silent_since:
+                # Under another name first: half a copy must not be taken for a whole one.
+                half = folder.with_name(f"{_REMOVED}{folder.name}")
+                folder.rename(half)
+                shutil.rmtree(half, ignore_errors=True)
+                removed.append(folder.name)
+    return removed
 
 
 @contextmanager

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 
+from rasterio.crs import CRS
+
 from geostudio_dagster.catalog import ArtifactRecord, TaskRecord
 from geostudio_dagster.connectors.url import bring, verify_unchanged
 from geostudio_dagster.installation import Installation
@@ -30,7 +32,8 @@ def bring_scene(task: TaskRecord, context: WorkContext) -> StepOutput:
     )
     header = scene.header
     size = f"{header.width} x {header.height} pixels, {header.dtype}"
-    log.info("scene %s: %s, bands %s, %s", scene.url, size, ", ".join(header.bands), header.crs)
+    crs = CRS.from_string(header.crs).to_string()  # short where it has a code
+    log.info("scene %s: %s, bands %s, %s", scene.url, size, ", ".join(header.bands), crs)
     artifact = ArtifactRecord(
         owner_id=task.id,
         name="scene",

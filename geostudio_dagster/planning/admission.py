@@ -17,6 +17,7 @@ from geostudio_dagster.planning.chains import pin_chain
 from geostudio_dagster.planning.limits import check_wish
 from geostudio_dagster.planning.own_files import with_own_files
 from geostudio_dagster.planning.request import RequestSpec, SpatialDomain, parse_request
+from geostudio_dagster.planning.webhook import check_webhook
 from geostudio_dagster.settings import Settings
 
 if TYPE_CHECKING:
@@ -48,19 +49,32 @@ def admit(
     *,
     owner: str,
     viewer: Viewer | None = None,
-    card_id: str | None = None,
 ) -> RequestRecord:
     """Check a request wholly and write it as PENDING; the same again is the same request.
 
     Args:
         viewer: who asks, and so whose processors may be named; None is the operator.
-        card_id: the card that the model was asked for by.
 
     Raises:
         InvalidRequest: naming field and remedy; nothing was written.
         Conflict: the id is taken by another request.
     """
     checked = check_request(document, catalog, settings, owner=owner, viewer=viewer)
+    return write_request(checked, catalog, owner=owner)
+
+
+def write_request(
+    checked: Checked, catalog: Catalog, *, owner: str, card_id: str | None = None
+) -> RequestRecord:
+    """Write a request that was checked in full as PENDING.
+
+    Args:
+        card_id: the card that the model was asked for by.
+
+    Raises:
+        Conflict: the id is taken by another request.
+        NotFound: a processor was deleted meanwhile.
+    """
     return catalog.create_request(
         request_id=str(checked.spec.id) if checked.spec.id else None,
         spec=checked.spec.model_dump(mode="json", exclude={"id"}),
@@ -115,6 +129,8 @@ def check_form(spec: RequestSpec, settings: Settings) -> None:
         _check_polygon(f"spatial_domain.polygons.{number}", polygon)
     if domain.urls:
         _check_dates(spec)
+    if spec.webhook is not None:
+        check_webhook(spec.webhook, settings)
 
 
 def _model(reference: str, catalog: Catalog) -> ModelRecord:

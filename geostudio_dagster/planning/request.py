@@ -140,6 +140,9 @@ class RequestSpec(_Strict):
         description="Layers of what the processors write; every raster is one if left out.",
     )
 
+    webhook: Text | None = Field(
+        default=None, max_length=2048, description="https address that each status is told to."
+    )
     client: dict[str, Any] = Field(
         default_factory=dict, description="What a client sent to have it given back."
     )

@@ -59,7 +59,9 @@ def test_assets_jobs_and_sensors_by_name(definitions: dg.Definitions) -> None:
         "shard_dispatcher",
         "reconciler",
         "processor_watcher",
+        "webhook_deliveries",
     }
+    assert [schedule.name for schedule in repository.schedule_defs] == ["housekeeping_schedule"]
 
 
 def test_partitions_and_lineage(definitions: dg.Definitions) -> None:

@@ -7,26 +7,32 @@ from fastapi import APIRouter, Depends
 from geostudio_dagster.gateway.principal import principal_of
 from geostudio_dagster.gateway.problems import responses
 from geostudio_dagster.gateway.v2 import (
+    events,
     groups,
     inference,
     keys,
     logs,
     models,
+    notifications,
     processors,
     shares,
     shelves,
     sources,
     tasks,
     tunes,
+    webhooks,
 )
 
 _MODULES = (
     keys,
     groups,
     inference,
+    events,
     tasks,
     shares,
     logs,
+    notifications,
+    webhooks,
     processors,
     models,
     tunes,
