@@ -10,15 +10,14 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any, NamedTuple, cast
 
-from sqlalchemy import exists, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from geostudio_dagster.catalog.api_schema import ModelCard, Tune
 from geostudio_dagster.catalog.card_records import OnboardingKind, OnboardingRecord
 from geostudio_dagster.catalog.cards import NO_EDIT, own_card
 from geostudio_dagster.catalog.database import Database, utc_now
-from geostudio_dagster.catalog.schema import Model, Request, RunLease
-from geostudio_dagster.catalog.states import LIVE_REQUESTS
+from geostudio_dagster.catalog.schema import RunLease
 from geostudio_dagster.catalog.tunes import own_tune
 from geostudio_dagster.catalog.viewer import Viewer
 from geostudio_dagster.errors import Conflict, LeaseLost, NotFound
@@ -176,27 +175,6 @@ class Onboardings(Database):
             row = own_card(session, viewer, card_id, NO_EDIT)
             row.model_id = model_id
             _set(row, WORDS["model"].ready, row.details, None)
-
-    def unneeded_bundles(self, before: datetime) -> list[str]:
-        """Digests of bundles whose cards and tunes were all deleted before a time.
-
-        A live request keeps its bundle.
-        """
-        ended, kept = [], []
-        for table in (ModelCard, Tune):
-            mine = table.model_id == Model.id
-            ended.append(exists().where(mine, table.deleted_at < before))
-            kept.append(
-                exists().where(mine, (table.deleted_at.is_(None)) | (table.deleted_at >= before))
-            )
-        at_work = exists().where(Request.model_id == Model.id, Request.status.in_(LIVE_REQUESTS))
-        gone = (ended[0] | ended[1]) & ~kept[0] & ~kept[1] & ~at_work
-        with self._read() as session:
-            digests = set(session.scalars(select(Model.digest).where(gone)))
-            needed = set(
-                session.scalars(select(Model.digest).where(Model.digest.in_(digests), ~gone))
-            )
-        return sorted(digests - needed)
 
 
 _TABLES: Mapping[OnboardingKind, type[Row]] = {"tune": Tune, "model": ModelCard}
