@@ -39,7 +39,7 @@ def _settings():
     parser.add_argument("--parts", default=",".join(PARTS), help="by comma; none only reports")
     parser.add_argument(
         "--floor",
-        default="unet@8192,prithvi_tiny@2048,prithvi_100@2048",
+        default="unet@4096,prithvi_tiny@2048,prithvi_100@1024",
         help="model@side by comma: the engine beside its floor; see bench/models.py",
     )
     parser.add_argument("--versus", default="unet@2048", help="the same, beside TerraTorch")
