@@ -12,7 +12,7 @@ from geostudio_dagster.catalog import ModelRecord, TaskRecord
 from geostudio_dagster.installation import Installation
 from geostudio_dagster.planning.admission import admit
 
-SENSORS = ("inbox", "request_planner", "reconciler", "shard_dispatcher")
+SENSORS = ("inbox", "onboarder", "request_planner", "reconciler", "shard_dispatcher")
 OVER = {"COMPLETED", "COMPLETED_WITH_ERRORS", "FAILED", "STOPPED"}
 
 

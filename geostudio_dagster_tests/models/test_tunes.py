@@ -240,8 +240,8 @@ def test_what_geostudio_does_without_settings_of_tiles() -> None:
         (
             {"model__init_args__model_args__num_classes": 1000},
             (
-                "tune_config: model.init_args.model_args.num_classes: is 1000, more than the 255 that "
-                "a byte holds; use a model of fewer classes."
+                "tune_config: model.init_args.model_args.num_classes: is 1000, more than the 255 "
+                "that a byte holds; use a model of fewer classes."
             ),
         ),
     ],

@@ -70,6 +70,27 @@ def make_tune(folder: Path, task: str, dates: int = 1) -> tuple[Bundle, Any]:
     return load_bundle(folder), module.eval()
 
 
+def make_upload(folder: Path) -> Path:
+    """A folder with what GEOStudio's users have of a tune: a whole configuration, a checkpoint."""
+    make_tune(folder, "segmentation")
+    (folder / "bundle.yaml").unlink()
+    path = folder / "config_deploy.yaml"
+    config = yaml.safe_load(path.read_text())
+    config["model"]["init_args"]["tiled_inference_parameters"] = {
+        "h_crop": SIZE,
+        "w_crop": SIZE,
+        "h_stride": SIZE - 16,
+        "w_stride": SIZE - 16,
+        "average_patches": True,
+    }
+    config["data"] = {
+        "class_path": "terratorch.datamodules.GenericNonGeoSegmentationDataModule",
+        "init_args": {"means": list(MEANS), "stds": list(STDS), "dataset_bands": list(BANDS)},
+    }
+    path.write_text(yaml.safe_dump(config))
+    return folder
+
+
 def _write_manifest(folder: Path, task: str, dates: int) -> None:
     manifest: dict[str, Any] = {
         "name": "tune",
