@@ -33,6 +33,7 @@ Kind = Literal["raster", "vector", "table", "image", "file"]
 
 _PACKAGE = Path(geostudio_dagster.__file__).parent
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
+_SUFFIX = re.compile(r"\.[A-Za-z0-9]{1,15}")
 _LONGEST_NAME = 120
 _DEEPEST = 8
 _REPORT_BYTES = 4 * 1024**2
@@ -207,10 +208,13 @@ def _move(parent: int | Path, name: str, target: Path, original: str) -> int:
 
 def safe_name(relative: str, used: set[str]) -> str:
     """A plain ASCII file name of what the script chose, unlike those ``used`` in any case."""
-    text = unicodedata.normalize("NFKD", relative).encode("ascii", "ignore").decode()
-    plain = PurePosixPath(_UNSAFE.sub("_", text) or "file")
-    suffix = {".tiff": ".tif"}.get(plain.suffix.lower(), plain.suffix.lower())[:16]
-    stem = plain.stem.strip("._-")[:_LONGEST_NAME] or "file"
+    suffix = PurePosixPath(relative).suffix
+    if not _SUFFIX.fullmatch(suffix):
+        suffix = ""
+    text = unicodedata.normalize("NFKD", relative.removesuffix(suffix))
+    plain = _UNSAFE.sub("_", text.encode("ascii", "ignore").decode())
+    stem = plain.strip("._-")[:_LONGEST_NAME] or "file"
+    suffix = {".tiff": ".tif"}.get(suffix.lower(), suffix.lower())
     candidates = (
         f"{stem}{f'-{number + 1}' if number else ''}{suffix}" for number in itertools.count()
     )

@@ -106,8 +106,9 @@ LEAVING = [
         open(out("sub/deeper/a.txt"), "w").close()
         """,
         collected=(
-            *("2e_2e_2f.txt", "2J.txt", "A.txt", "a.txt-2"),
-            "...",
+            *("2J.txt", "2e_2e_2f.txt", "A-2.txt", "a-3.txt", "a.txt", "a_b.txt", "a" * 120),
+            *("con.txt", "etxt.exe", "file", "file-2.txt", "file-3.txt", "file.txt", "rf"),
+            *("script.html", "sub_deeper_a.txt", "touch_x.txt", "x.txt"),
         ),
     ),
     Attack(
