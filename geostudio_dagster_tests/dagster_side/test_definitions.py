@@ -52,7 +52,14 @@ def test_assets_jobs_and_sensors_by_name(definitions: dg.Definitions) -> None:
         "geoserver_layers",
     }
     jobs = {name for name in repository.job_names if not name.startswith("__")}
-    assert jobs == {"plan_request_job", "shard_job", "publish_job", "register_processor_job"}
+    assert jobs == {
+        "plan_request_job",
+        "shard_job",
+        "publish_job",
+        "register_processor_job",
+        "onboard_bundle_job",
+        "housekeeping",
+    }
     assert {sensor.name for sensor in repository.sensor_defs} == {
         "inbox",
         "request_planner",
@@ -60,6 +67,7 @@ def test_assets_jobs_and_sensors_by_name(definitions: dg.Definitions) -> None:
         "reconciler",
         "processor_watcher",
         "webhook_deliveries",
+        "onboarder",
     }
     assert [schedule.name for schedule in repository.schedule_defs] == ["housekeeping_schedule"]
 

@@ -161,6 +161,7 @@ def test_a_key_opens_its_owners_files_only(api: Api) -> None:
 
 
 def test_too_large_a_file_leaves_nothing(api: Api) -> None:
+    """Reference S-11: upstream's presigned PUT takes anything of any size."""
     limit = {"max_upload_bytes": 100_000}
     gateway = api.installation.settings.gateway.model_copy(update=limit)
     settings = api.installation.settings.model_copy(update={"gateway": gateway})
