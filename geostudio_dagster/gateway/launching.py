@@ -50,9 +50,11 @@ class Launcher:
         self._pool = ThreadPoolExecutor(_WORKERS, thread_name_prefix="launch")
         self._waiting = threading.BoundedSemaphore(_MOST_WAITING)
         self._asked_at, self._answered = float("-inf"), False
+        self._closing = threading.Event()
 
     def close(self) -> None:
         """End; what waits is left to the sensors."""
+        self._closing.set()
         self._pool.shutdown(wait=True, cancel_futures=True)
         if self._dagster is not None:
             self._dagster.close()
@@ -159,7 +161,7 @@ class Launcher:
         catalog = self._installation.catalog
         deadline = time.monotonic() + _STOPPED_WITHIN_S
         told: set[str] = set()
-        while time.monotonic() < deadline:
+        while time.monotonic() < deadline and not self._closing.is_set():
             runs = dagster.live_runs({launches.REQUEST_TAG: request_id})
             request = catalog.request(request_id)
             # A publication ends by itself; cut short, it would leave half a layer.
@@ -173,4 +175,4 @@ class Launcher:
             elif not runs and request.status != RequestStatus.PENDING:
                 catalog.finish_cancel(request_id)
                 return
-            time.sleep(_POLL_S)
+            self._closing.wait(_POLL_S)

@@ -226,6 +226,7 @@ def test_a_cancelled_request_never_runs_again(
         driver.tick()
     assert len(driver.results) == done
     assert installation.catalog.request(request).status == "STOPPED"
+    driver.instance.add_dynamic_partitions("shards", [f"{request}/00000"])
     result = driver.launch("shard_job", partition=f"{request}/00000")
     assert not result.success
     assert installation.catalog.request(request).status == "STOPPED"

@@ -15,7 +15,7 @@ from geostudio_dagster.gateway.principal import Principal
 from geostudio_dagster.gateway.v2.inference_schemas import InferenceCreateInput
 from geostudio_dagster.gateway.v2.model_choice import Choice, choose_model
 from geostudio_dagster.gateway.v2.translation import refuse_busy, request_document
-from geostudio_dagster.planning.admission import Checked, admit, check_request
+from geostudio_dagster.planning.admission import Checked, check_request, write_request
 from geostudio_dagster.planning.limits import check_plan
 from geostudio_dagster.planning.request import parse_request
 from geostudio_dagster.planning.trial import trial_plan
@@ -77,12 +77,10 @@ def submit(
     scenes = len(understood.checked.spec.spatial_domain.urls)
     if (limits.max_mpx or limits.max_area_km2) and scenes <= _LOOKED_AT:
         check_plan(trial_plan(place.installation, understood.checked).plan, place.settings)
-    record = admit(
-        understood.checked.spec,
+    record = write_request(
+        understood.checked,
         place.catalog,
-        place.settings,
         owner=caller.email,
-        viewer=caller.viewer,
         card_id=understood.choice.card_id,
     )
     place.launcher.submitted(record.id)

@@ -157,7 +157,7 @@ def _check_steps(steps: Sequence[PipelineStep], *, has_processor: bool) -> list[
                 field, "names no processor to run", "add generic_processor_id, or remove the step"
             )
         before = place
-    given = {_PLACES[step.process_id] for step in steps}
+    given = {_PLACES[step.process_id] for step in steps if step.process_id != PROCESSOR}
     if not steps or given == {0, 1, 2, 3}:
         return []
     left_out = [name for place, name in enumerate(_ALWAYS) if place not in given]

@@ -62,7 +62,7 @@ BAD_INPUT = [
     ({"maxcc": 101}, "maxcc", ""),
     ({"maxcc": "many"}, "maxcc", "integer"),
     ({"location": "x" * 300}, "location", ""),
-    ({"description": "x" * 100_000}, "description", ""),
+    ({"description": "x" * 10_000_000}, "description", "4000"),
     ({"model_id": "no-uuid"}, "model_id", ""),
     ({"model_id": None}, "model_id", "missing"),
     ({"priority": 1000}, "priority", ""),
