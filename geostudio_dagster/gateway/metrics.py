@@ -84,7 +84,7 @@ class Metrics:
         if self.shared:
             _forget_the_dead(Path(os.environ[FOLDER]))
             calls = CollectorRegistry()
-            MultiProcessCollector(calls)
+            MultiProcessCollector(calls)  # type: ignore[no-untyped-call]
         return generate_latest(calls) + generate_latest(work)
 
     def _latest(self, catalog: Catalog) -> Figures | None:
@@ -184,7 +184,8 @@ class NoteRoute:
             await self._app(scope, receive, send)
         finally:
             if _SEEN in scope and "endpoint" in scope:
-                scope[_SEEN]["route"] = template(scope["path"], scope.get("path_params") or {})
+                path = scope["path"].removeprefix(scope.get("root_path", ""))
+                scope[_SEEN]["route"] = template(path, scope.get("path_params") or {})
 
 
 def template(path: str, parameters: Mapping[str, object]) -> str:
@@ -254,6 +255,6 @@ def _forget_the_dead(folder: Path) -> None:
         try:
             os.kill(pid, 0)
         except ProcessLookupError:
-            mark_process_dead(pid, str(folder))
+            mark_process_dead(pid, str(folder))  # type: ignore[no-untyped-call]
         except PermissionError:
             continue
