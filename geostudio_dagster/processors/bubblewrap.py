@@ -20,6 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import IO
 
 from geostudio_dagster.processors.processes import descendants
 from geostudio_dagster.processors.python import python_folders, system_folders
@@ -150,13 +151,13 @@ def _readable(data: bytes) -> int:
 class _Namespaced:
     """A program whose processes are exactly those of one process namespace."""
 
-    def __init__(self, process: subprocess.Popen[bytes], status: object) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], status: IO[bytes]) -> None:
         self.process = process
         self._status = status
         self._root, self._handle = self._await_root()
 
     def _await_root(self) -> tuple[int | None, int | None]:
-        line = self._status.readline()  # type: ignore[attr-defined]
+        line = self._status.readline()
         if not line:
             return None, None  # set-up failed
         root = int(json.loads(line)["child-pid"])
@@ -178,19 +179,18 @@ class _Namespaced:
         self.process.kill()
 
     def finish(self) -> int | None:
-        self.process.wait()
+        # Not from the status pipe: a script in a user namespace may reach that one's other end.
+        code = self.process.wait()
         self.kill()
         if self._handle is not None:
             # The namespace's first process ends when all others in it have ended.
             _wait_readable(self._handle)
             os.close(self._handle)
             self._handle = None
-        with self._status:  # type: ignore[attr-defined]
-            lines = self._status.read().splitlines()  # type: ignore[attr-defined]
-        codes = [json.loads(line).get("exit-code") for line in lines if line.strip()]
+        self._status.close()
         if self._root is None:
             return None
-        return next((int(code) for code in codes if code is not None), 128 + signal.SIGKILL)
+        return code if code >= 0 else 128 - code
 
 
 def _wait_readable(descriptor: int) -> None:
