@@ -212,12 +212,14 @@ def _all(place: GatewayPlace, caller: Principal) -> list[DataSourceGetResponse]:
 
 
 def _known(entry: Mapping[str, Any]) -> DataSourceGetResponse:
-    return DataSourceGetResponse(**entry, served=False, created_by="geostudio")
+    return DataSourceGetResponse.model_validate(
+        {**entry, "served": False, "created_by": "geostudio"}
+    )
 
 
 def _described(record: SourceRecord) -> DataSourceGetResponse:
-    return DataSourceGetResponse(
-        **{
+    return DataSourceGetResponse.model_validate(
+        {
             **record.document,
             "id": record.id,
             "connector": record.connector,

@@ -10,7 +10,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from geostudio_dagster.catalog.card_records import TuneRecord
 from geostudio_dagster.errors import InvalidRequest
 from geostudio_dagster.gateway.times import ApiTime
-from geostudio_dagster.gateway.v2.inference_schemas import InferenceCreateInput, ShortText
+from geostudio_dagster.gateway.v2.inference_schemas import (
+    DataSource,
+    InferenceCreateInput,
+    PostProcessing,
+    ShortText,
+)
 from geostudio_dagster.models.bundle import BundleManifest
 
 Document = dict[str, Any]
@@ -22,19 +27,43 @@ OPTIONS = ("model_input_data_spec", "data_connector_config", "geoserver_push", "
 _MOST_CHARACTERS = 256 * 1024
 
 
-class UploadTuneInput(BaseModel):
-    """A tune that was made elsewhere: addresses of its files, and what belongs to it."""
+class PushedLayer(BaseModel):
+    """A layer to be published; what is left out is as for a prediction."""
+
+    model_config = ConfigDict(extra="allow")
+
+    workspace: ShortText = "geofm"
+    layer_name: ShortText = "pred"
+    display_name: ShortText = "Model prediction"
+    filepath_key: ShortText = "model_output_image"
+    file_suffix: ShortText = ""
+    geoserver_style: str | Document = ""
+
+
+class TuneOptions(BaseModel):
+    """What belongs to a tune beside its files."""
 
     model_config = ConfigDict(protected_namespaces=())
+
+    model_input_data_spec: Entries | None = None
+    data_connector_config: Annotated[list[DataSource], Field(max_length=100)] | None = None
+    geoserver_push: Annotated[list[PushedLayer], Field(max_length=100)] | None = None
+    post_processing: PostProcessing | None = None
+
+
+class UploadTuneInput(TuneOptions):
+    """A tune that was made elsewhere: addresses of its files, and what belongs to it."""
 
     name: Name
     description: Description
     tune_config_url: Link
     tune_checkpoint_url: Link
-    model_input_data_spec: Entries | None = None
-    data_connector_config: Entries | None = None
-    geoserver_push: Entries | None = None
-    post_processing: Document | None = None
+
+
+class TrainOptions(TuneOptions):
+    """The same, and whatever else clients keep there."""
+
+    model_config = ConfigDict(extra="allow", protected_namespaces=())
 
 
 class UploadStarted(BaseModel):
@@ -49,7 +78,7 @@ class TuneUpdateIn(BaseModel):
 
     name: Name | None = None
     description: Description | None = None
-    train_options: Document | None = None
+    train_options: TrainOptions | None = None
 
 
 class TryOutTuneInput(InferenceCreateInput):

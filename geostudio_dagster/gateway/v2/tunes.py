@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Annotated
 
 from fastapi import APIRouter, HTTPException, Path, Query, Request
@@ -28,6 +29,7 @@ from geostudio_dagster.gateway.v2.tune_schemas import (
     TunedModelMlflowMetrics,
     TuneDownloadOut,
     TuneFile,
+    TuneOptions,
     TuneOut,
     TuneStatusOut,
     TuneUpdateIn,
@@ -53,7 +55,7 @@ _figures = documents.Figures()
 @router.post("/upload-completed-tunes", operation_id="upload_completed_tune", status_code=201)
 def upload(wish: UploadTuneInput, caller: Caller, place: Place) -> UploadStarted:
     """Take a tune in; its files are fetched, checked and tried at once, in the background."""
-    given = wish.model_dump(mode="json", exclude_none=True)
+    given = wish.model_dump(mode="json", exclude_unset=True, exclude_none=True)
     options = checked_options({name: given[name] for name in OPTIONS if name in given})
     read_options(options)
     for field in (CONFIG_FIELD, CHECKPOINT_FIELD):
@@ -103,15 +105,16 @@ def update(
     """Change what is given. New bands or styles make the tune's bundle anew."""
     tune = place.catalog.tune(caller.viewer, tune_id)
     known = tune.details.get("train_options") or {}
-    options = checked_options({**known, **(change.train_options or {})})
+    given = change.model_dump(mode="json", exclude_unset=True, exclude_none=True)
+    options = checked_options({**known, **given.pop("train_options", {})})
     rebuilt = any(options.get(name) != known.get(name) for name in BUILT_OF)
     if rebuilt:
-        read_options(options)
         if tune.status not in (FINISHED, "Failed"):
             raise Conflict(f"The tune is {tune.status}; change it when that is over.")
-        check_rebuild(place, tune.model_id, options, "tune", tune.id)
-    columns = change.model_dump(include={"name", "description"}, exclude_none=True)
-    tune = place.catalog.update_tune(caller.viewer, tune.id, columns, {"train_options": options})
+        with _in_options():
+            read_options(options)
+            check_rebuild(place, tune.model_id, options, "tune", tune.id)
+    tune = place.catalog.update_tune(caller.viewer, tune.id, given, {"train_options": options})
     if rebuilt:
         place.launcher.onboarding(place.catalog.request_onboarding(caller.viewer, "tune", tune.id))
         tune = place.catalog.tune(caller.viewer, tune.id)
@@ -187,15 +190,24 @@ def try_out(tune_id: TuneId, wish: TryOutTuneInput, caller: Caller, place: Place
     """Submit a request with this tune."""
     tune = place.catalog.tune(caller.viewer, tune_id)
     options = tune.details.get("train_options") or {}
-    told = {
-        name: options[name] for name in OPTIONS if getattr(wish, name) is None and options.get(name)
-    }
+    told = TuneOptions.model_validate(options).model_dump(mode="json", exclude_none=True)
+    told = {name: value for name, value in told.items() if getattr(wish, name) is None}
     given = wish.model_dump(mode="json", exclude_unset=True) | told
     given |= {"fine_tuning_id": tune.id, "model_display_name": SANDBOX, "model_id": None}
     given["description"] = given.get("description") or "try-out"
     record, warnings = submit(place, caller, TryOutTuneInput.model_validate(given))
     document = documents.inference_documents(place, _figures, [record])[0]
     return JSONResponse(document | ({"warnings": list(warnings)} if warnings else {}))
+
+
+@contextmanager
+def _in_options() -> Iterator[None]:
+    """Name the field where it stands in the body of a change."""
+    try:
+        yield
+    except InvalidRequest as error:
+        field = f"train_options.{error.field}"
+        raise InvalidRequest(field, error.problem, error.remedy) from error
 
 
 def _bundle(place: GatewayPlace, tune: TuneRecord) -> Bundle:
