@@ -25,6 +25,7 @@ from geostudio_dagster.pipeline.processor_uploads import (
     parse_metadata,
     upload_processor,
 )
+from geostudio_dagster.processor_reloading import reload_soon
 from geostudio_dagster.signing import GRANT
 
 router = APIRouter(prefix="/generic-processor", tags=["generic processors"])
@@ -136,6 +137,7 @@ def create_processor(
     except ScriptRefused as refusal:
         code = _TOO_LARGE if len(content) > largest else _UNPROCESSABLE
         return _refused(refusal, code)
+    reload_soon(place.installation)
     return GenericProcessor.of(record, _link(request, place, record))
 
 
@@ -203,6 +205,7 @@ def deprecate_processor(
         record = place.catalog.deprecate_processor(str(generic_processor_id), caller.viewer)
     except NotFound as error:
         raise HTTPException(404, NONE) from error
+    reload_soon(place.installation)
     return GenericProcessor.of(record)
 
 
@@ -219,6 +222,7 @@ def delete_processor(generic_processor_id: UUID, caller: Caller, place: Place) -
     except NotFound as error:
         raise HTTPException(404, NONE) from error
     delete_unneeded_scripts(place.installation)
+    reload_soon(place.installation)
 
 
 @open_router.get(
