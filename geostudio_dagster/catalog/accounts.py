@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
-from sqlalchemy import func, select, update
+from sqlalchemy import bindparam, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
@@ -27,6 +27,19 @@ _ALPHABET = string.ascii_letters + string.digits
 _LENGTH = 32
 _SHOWN = 8
 _USE_NOTED_EVERY = timedelta(minutes=10)
+
+
+_OF_KEY = (
+    select(ApiKey.id, ApiKey.email, ApiKey.last_used_at, User.admin, GroupMember.group_id)
+    .join(User, User.email == ApiKey.email)
+    .outerjoin(GroupMember, GroupMember.email == ApiKey.email)
+    .where(
+        ApiKey.hashed_key == bindparam("hashed"),
+        ApiKey.active,
+        ApiKey.revoked_at.is_(None),
+        ApiKey.expires_at > bindparam("now"),
+    )
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,19 +141,9 @@ class Accounts(Database):
     def viewer_of_key(self, value: str) -> Viewer | None:
         """Whose key it is; None if it is none, expired, switched off or revoked."""
         now = utc_now()
-        query = (
-            select(ApiKey.id, ApiKey.email, ApiKey.last_used_at, User.admin, GroupMember.group_id)
-            .join(User, User.email == ApiKey.email)
-            .outerjoin(GroupMember, GroupMember.email == ApiKey.email)
-            .where(
-                ApiKey.hashed_key == _hash(value),
-                ApiKey.active,
-                ApiKey.revoked_at.is_(None),
-                ApiKey.expires_at > now,
-            )
-        )
-        with self._read() as session:
-            rows = session.execute(query).all()
+        # Asked with every call of the API: a statement made once, on a bare connection.
+        with self._engine.connect() as connection:
+            rows = connection.execute(_OF_KEY, {"hashed": _hash(value), "now": now}).all()
         if not rows:
             return None
         first = rows[0]
