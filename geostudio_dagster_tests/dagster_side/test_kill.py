@@ -66,7 +66,8 @@ class Place:
         return {
             str(path.relative_to(root)): sha256_of(path)
             for path in sorted(root.rglob("*"))
-            if path.is_file()
+            # Logs name runs and times, which differ.
+            if path.is_file() and path.suffix != ".log"
         }
 
     def leftovers(self) -> list[Path]:

@@ -95,12 +95,12 @@ def _filter(
         created_by=created_by,
         location=location,
         saved=saved,
-        created_after=_aware(created_after),
-        created_before=_aware(created_before),
+        created_after=_aware(created_after, "created_after"),
+        created_before=_aware(created_before, "created_before"),
     )
 
 
-def _aware(moment: dt.datetime | None) -> dt.datetime | None:
+def _aware(moment: dt.datetime | None, field: str) -> dt.datetime | None:
     """The time in UTC, which is also what one without a zone is taken for."""
     if moment is None:
         return None
@@ -108,7 +108,7 @@ def _aware(moment: dt.datetime | None) -> dt.datetime | None:
         return moment.replace(tzinfo=dt.UTC) if moment.tzinfo is None else moment.astimezone(dt.UTC)
     except OverflowError as error:
         raise InvalidRequest(
-            "created_after", f"{moment} is not a time in UTC", "use one of our era"
+            field, f"{moment} is not a time in UTC", "use one of our era"
         ) from error
 
 
