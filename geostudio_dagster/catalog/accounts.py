@@ -142,7 +142,7 @@ class Accounts(Database):
         """Whose key it is; None if it is none, expired, switched off or revoked."""
         now = utc_now()
         # Asked with every call of the API: a statement made once, on a bare connection.
-        with self._engine.connect() as connection:
+        with self._reader.connect() as connection:
             rows = connection.execute(_OF_KEY, {"hashed": _hash(value), "now": now}).all()
         if not rows:
             return None

@@ -5,21 +5,26 @@ from __future__ import annotations
 import json
 import math
 import os
+import time
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, Self
 
+import psycopg2
 from sqlalchemy import Connection, Engine, NullPool, create_engine, event
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy.exc import ArgumentError, DisconnectionError
 from sqlalchemy.orm import Session
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from geostudio_dagster.errors import InvalidRequest
 
 BUSY_TIMEOUT_S = 60.0
 _WRITES = "geostudio_writes"
+_USED_AT = "geostudio_used_at"
+_RESTED_S = 1.0
 
 
 def utc_now() -> datetime:
@@ -39,6 +44,11 @@ class Database:
         self._url = url
         self._engine = _engine(url)
         self._writer = self._engine.execution_options(**{_WRITES: True})
+        # PostgreSQL gives each statement a snapshot of its own anyway (READ COMMITTED), so a
+        # transaction around reads would only be two more round trips. SQLite's reads share one.
+        self._reader = self._engine
+        if url.get_backend_name() == "postgresql":
+            self._reader = self._engine.execution_options(isolation_level="AUTOCOMMIT")
 
     @classmethod
     def open(cls, url: str) -> Self:
@@ -72,7 +82,7 @@ class Database:
 
     @contextmanager
     def _read(self) -> Iterator[Session]:
-        with Session(self._engine, expire_on_commit=False) as session, session.begin():
+        with Session(self._reader, expire_on_commit=False) as session, session.begin():
             yield session
 
     @contextmanager
@@ -107,12 +117,30 @@ def _engine(url: URL) -> Engine:
         pool_size=10,
         max_overflow=10,
         pool_use_lifo=True,
-        pool_pre_ping=True,
         json_serializer=to_json,
     )
+    event.listen(engine, "checkout", _ask_after_rest)
+    event.listen(engine, "checkin", _note_use)
     reference = weakref.ref(engine)
     os.register_at_fork(after_in_child=lambda: _forget_connections(reference))
     return engine
+
+
+def _note_use(_connection: Any, record: ConnectionPoolEntry) -> None:
+    record.info[_USED_AT] = time.monotonic()
+
+
+def _ask_after_rest(connection: Any, record: ConnectionPoolEntry, _proxy: object) -> None:
+    """A connection that rested may be dead; the pool takes another one then."""
+    used_at = record.info.get(_USED_AT)
+    if used_at is None or time.monotonic() - used_at < _RESTED_S:
+        return
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT 1")
+        connection.rollback()
+    except psycopg2.Error as error:
+        raise DisconnectionError from error
 
 
 def _forget_connections(reference: weakref.ref[Engine]) -> None:
