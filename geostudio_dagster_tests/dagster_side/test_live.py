@@ -391,11 +391,10 @@ def test_a_cancelled_request_is_stopped_and_stays_so(live: Live) -> None:
         run_id = live.installation.catalog.shard(shard).run_id
         assert client.post(f"/v2/inference/{request}/cancel").status_code == 202
         until(lambda: live.status(request) == "STOPPED", "the request is stopped", 30)
-        run = live.instance.get_run_by_id(str(run_id))
-        assert run is not None
-        until(
-            lambda: bool((found := live.instance.get_run_by_id(run.run_id)) and found.is_finished),
-            "its run is over",
-            60,
-        )
+
+        def is_over() -> bool:
+            run = live.instance.get_run_by_id(str(run_id))
+            return run is not None and run.is_finished
+
+        until(is_over, "its run is over", 60)
         assert client.get(f"/v2/inference/{request}").json()["status"] == "STOPPED"
