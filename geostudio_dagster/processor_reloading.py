@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import threading
+import time
 from pathlib import Path
 
 import httpx
@@ -19,7 +20,9 @@ from geostudio_dagster.installation import Installation
 log = logging.getLogger(__name__)
 
 LOCATION = "processors"
-_RELOAD_S = 50.0  # a sensor's tick may take a minute
+_PAUSE_S = 3.0
+_MOST = 2  # reloads in one call: with a slow webserver more would outlast a tick
+_RELOAD_S = 25.0  # a sensor's tick may take a minute
 _MUTATION = """
 mutation Reload($location: String!) {
   reloadRepositoryLocation(repositoryLocationName: $location) {
@@ -50,6 +53,9 @@ def reload_if_changed(installation: Installation) -> str:
             return "the processors' location is being loaded"  # and looked at again afterwards
         reloads = 0
         while (digest := installation.catalog.processors_digest()) != _loaded(mark):
+            if reloads == _MOST:
+                return "the processors go on changing; the next tick loads their location anew"
+            _pause(mark)
             reload_processors(url)
             mark.write_text(digest)
             reloads += 1
@@ -91,6 +97,13 @@ def reload_processors(dagster_url: str) -> None:
             f"The location {LOCATION} was not loaded: {entry.get('message') or loaded}; "
             "see the webserver's log."
         )
+
+
+def _pause(mark: Path) -> None:
+    """Many uploads in a row share reloads: each starts a process, and the one before lingers."""
+    if mark.exists():
+        since = time.time() - mark.stat().st_mtime
+        time.sleep(min(max(_PAUSE_S - since, 0.0), _PAUSE_S))
 
 
 def _loaded(mark: Path) -> str:
