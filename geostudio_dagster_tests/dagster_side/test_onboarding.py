@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import datetime as dt
 import shutil
-from collections.abc import Callable
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +19,7 @@ import rasterio
 import yaml
 
 from geostudio_dagster.catalog import Viewer
+from geostudio_dagster.catalog.api_schema import Tune
 from geostudio_dagster.catalog.card_records import TuneRecord
 from geostudio_dagster.errors import NotFound
 from geostudio_dagster.installation import Installation
@@ -191,7 +198,73 @@ def test_a_run_that_died_is_followed_by_another(
     assert after_ticks(driver, tune).status == "Finished"
 
 
-def test_a_tune_that_kills_its_runs_is_given_up(
+def test_kill_9_in_the_middle_of_a_download_loses_nothing(
+    installation: Installation,
+    driver: Driver,
+    tune_files: Path,
+    serve: Callable[[Path], str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("GEOSTUDIO_SHARDS__LEASE_S", "1")
+    catalog = installation.catalog
+    with stalling() as (stalled, asked):
+        tune = catalog.create_tune(
+            ANN,
+            "burn-scars",
+            "",
+            config_url=f"{serve(tune_files)}/config_deploy.yaml",
+            checkpoint_url=f"{stalled}/{CKPT}",
+            details={"train_options": OPTIONS},
+        )
+        code = (
+            "from geostudio_dagster.installation import Installation as I;"
+            "from geostudio_dagster.pipeline.onboarding import onboard;"
+            f"onboard(I.open(), 'tune', '{tune.id}', 'killed')"
+        )
+        with subprocess.Popen([sys.executable, "-c", code]) as process:
+            assert asked.wait(60), "the checkpoint was not asked for"
+            process.kill()
+    assert catalog.tune(ANN, tune.id).status == "In_progress"
+    (left,) = installation.storage.scratch_entries()
+    assert left.name == f"onboarding-{tune.id}"
+    # The next run finds a server that answers; the wish itself is the same.
+    with installation.catalog._write() as session:
+        row = session.get(Tune, tune.id)
+        assert row is not None
+        row.checkpoint_url = f"{serve(tune_files)}/{CKPT}"
+    deadline = time.monotonic() + 60
+    while catalog.tune(ANN, tune.id).status == "In_progress":
+        assert time.monotonic() < deadline, "nobody took it up"
+        driver.tick()
+    assert catalog.tune(ANN, tune.id).status == "Finished"
+    assert list(installation.storage.scratch_entries()) == []
+
+
+@contextmanager
+def stalling() -> Iterator[tuple[str, threading.Event]]:
+    """A server that sends the start of a file and no more; the event tells of the first request."""
+    asked, over = threading.Event(), threading.Event()
+
+    class Stalled(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", "1000000")
+            self.end_headers()
+            self.wfile.write(b"PK" * 1000)
+            asked.set()
+            over.wait(120)
+
+        def log_message(self, *_: object) -> None:
+            """Keep the test output clean."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Stalled) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}", asked
+        over.set()
+        server.shutdown()
+
+
+def test_a_tune_whose_server_is_out_of_reach_is_given_up(
     installation: Installation, driver: Driver, tmp_path: Path
 ) -> None:
     catalog = installation.catalog
