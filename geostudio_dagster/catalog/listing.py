@@ -124,11 +124,14 @@ class RequestListing(Database):
         if text is not None:
             conditions.append(text)
         order = page.order(_SORTED_BY, Request.id)
-        query = select(Request).where(*conditions).order_by(*order)
+        # Ids alone first: what is skipped is passed over in an index, without reading its rows.
+        ids_of_page = select(Request.id).where(*conditions).order_by(*order)
         with self._read() as session:
             total = session.scalar(select(func.count()).select_from(Request).where(*conditions))
-            rows = session.scalars(query.limit(page.limit).offset(page.skip))
-            return int(total or 0), [request_record(row) for row in rows]
+            ids = session.scalars(ids_of_page.limit(page.limit).offset(page.skip)).all()
+            found = session.scalars(select(Request).where(Request.id.in_(ids)))
+            rows = {row.id: row for row in found}
+            return int(total or 0), [request_record(rows[key]) for key in ids if key in rows]
 
     def live_requests_of(self, owner: str) -> int:
         """How many requests of an owner are not over."""
