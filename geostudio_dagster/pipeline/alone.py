@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from geostudio_dagster.catalog import ArtifactRecord, Position, ProcessorRecord
+from geostudio_dagster.catalog import ArtifactRecord, Position, ProcessorRecord, TaskRecord
 from geostudio_dagster.installation import Installation
 from geostudio_dagster.pipeline.processing import produced, source_of
 from geostudio_dagster.pipeline.scripts import Runner, run_processor
+from geostudio_dagster.pipeline.stage import ProducedFile
 from geostudio_dagster.planning.chains import complete
 from geostudio_dagster.storage import request_key
 
@@ -62,22 +63,27 @@ def run_alone(
             cancelled=cancelled,
             runner=runner,
         )
-        artifacts = []
-        for file in produced(run, task, source, f"{ALONE}{run_id[:8]}"):
-            key = request_key(task.request_id, f"_runs/{run_id}/{file.name}")
-            stored = storage.commit(file.path, key)
-            artifacts.append(
-                ArtifactRecord(
-                    owner_id=task.id,
-                    name=file.role,
-                    key=stored.key,
-                    media_type=file.media_type,
-                    size=stored.size,
-                    sha256=stored.sha256,
-                    metadata={**file.metadata, "run": run_id},
-                )
-            )
+        artifacts = [
+            _kept(installation, task, file, run_id)
+            for file in produced(run, task, source, f"{ALONE}{run_id[:8]}")
+        ]
     finally:
         storage.discard_scratch(scratch_name)
     catalog.put_artifacts(artifacts)
     return AloneRun(processor, tuple(artifacts), run.told())
+
+
+def _kept(
+    installation: Installation, task: TaskRecord, file: ProducedFile, run_id: str
+) -> ArtifactRecord:
+    key = request_key(task.request_id, f"_runs/{run_id}/{file.name}")
+    stored = installation.storage.commit(file.path, key)
+    return ArtifactRecord(
+        owner_id=task.id,
+        name=file.role,
+        key=stored.key,
+        media_type=file.media_type,
+        size=stored.size,
+        sha256=stored.sha256,
+        metadata={**file.metadata, "run": run_id},
+    )

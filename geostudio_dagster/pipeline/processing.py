@@ -161,11 +161,6 @@ def preview_of(installation: Installation, report: StageReport) -> bytes | None:
     return None
 
 
-def is_processors(artifact: ArtifactRecord) -> bool:
-    """Whether a user's script made it."""
-    return "processor" in artifact.metadata
-
-
 def _place(path: Path) -> dict[str, Any]:
     """Where a raster lies, as layers and the UI need it."""
     with rasterio.open(path) as dataset:

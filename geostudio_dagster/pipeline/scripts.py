@@ -81,21 +81,8 @@ def run_processor(
         Cancelled: ``cancelled`` became true; no process of the script is left.
     """
     sandbox, limits = _isolation(installation, processor)
-    report = processor.report
-    settings = installation.settings
-    packages = ensure_packages(
-        report.get("dependencies") or [], settings.processor_root, settings.processors
-    )
-    job = ScriptJob(
-        script=_script(installation, processor, folder / "script"),
-        input=source,
-        folder=_fresh(folder / "run"),
-        contract=cast("Contract", processor.contract),
-        parameters=parameters,
-        options=report.get("options") or {},
-        packages=packages,
-    )
     try:
+        job = _job(installation, processor, parameters, source, folder)
         if runner is None:
             result = run_script(job, limits, sandbox, cancelled=cancelled)
         else:
@@ -103,7 +90,7 @@ def run_processor(
         steplog.write(f"{processor.label}, {result.isolation}, {result.seconds:.1f} s:")
         steplog.write(result.log)
         result.raise_if_failed()
-        outputs = collect(result.output, source, _fresh(folder / "collected"), limits, sandbox)
+        outputs = collect(result.output, grid, _fresh(folder / "collected"), limits, sandbox)
     except (InvalidRequest, Unavailable) as error:
         raise TaskError("processor_not_run", f"{processor.label}: {error}") from error
     except TaskError as error:
@@ -116,6 +103,28 @@ def run_processor(
 def plain(text: str) -> str:
     """``text`` as a part of a file's name: letters, digits, dots and single underscores."""
     return _PARTS.sub("_", text).strip("._")[:_LONGEST].strip("._")
+
+
+def _job(
+    installation: Installation,
+    processor: ProcessorRecord,
+    parameters: Mapping[str, Any],
+    source: Path,
+    folder: Path,
+) -> ScriptJob:
+    settings, report = installation.settings, processor.report
+    packages = ensure_packages(
+        report.get("dependencies") or [], settings.processor_root, settings.processors
+    )
+    return ScriptJob(
+        script=_script(installation, processor, folder / "script"),
+        input=source,
+        folder=_fresh(folder / "run"),
+        contract=cast("Contract", processor.contract),
+        parameters=parameters,
+        options=report.get("options") or {},
+        packages=packages,
+    )
 
 
 def _isolation(
