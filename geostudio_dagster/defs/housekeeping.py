@@ -18,6 +18,7 @@ from geostudio_dagster.housekeeping import deleted_requests, remove_request, tid
 from geostudio_dagster.installation import Installation
 from geostudio_dagster.pipeline.launches import REQUEST_TAG
 from geostudio_dagster.pipeline.stage import now
+from geostudio_dagster.publish.geoserver_rest import GeoServerError
 
 log = logging.getLogger(__name__)
 
@@ -71,9 +72,11 @@ def _deleted(
             if _forget_runs(instance, installation, request.id, before=None):
                 remove_request(installation, request)
                 yield f"request {request.id}"
-        except Exception as error:  # GeoServer is away: the next round is not
+        except Exception as error:
             log.exception("request %s cannot be removed now", request.id)
             yield f"request {request.id} stays: {type(error).__name__}: {error}"
+            if isinstance(error, GeoServerError) and error.retryable:
+                return  # it is away, for the others too; there is a next round
 
 
 def _old(
