@@ -38,9 +38,7 @@ def register_bundle(
     return installation.catalog.register_model(bundle, uri=str(target), owner=owner, listed=listed)
 
 
-def remove_unused_bundles(
-    installation: Installation, silent_since: float, limit: int
-) -> list[str]:
+def remove_unused_bundles(installation: Installation, silent_since: float, limit: int) -> list[str]:
     """Remove copies that no registered model has, and that nobody took up since then; digests.
 
     Args:
