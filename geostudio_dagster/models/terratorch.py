@@ -7,8 +7,10 @@ The model is built by TerraTorch's own task classes from the ``model`` section, 
 from __future__ import annotations
 
 import importlib
+import pickle
+import re
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PosixPath, PurePosixPath
 from typing import Any
 
 import torch
@@ -27,6 +29,7 @@ _DEFAULT_TASKS = {
 }
 _TASKS = "terratorch.tasks"
 _WEIGHTS = "model."
+_UNKNOWN_CLASS = re.compile(r"GLOBAL ([\w.]+)")
 
 
 def load_terratorch(bundle: Bundle, device: str) -> TorchRuntime:
@@ -102,14 +105,25 @@ def _without_downloads(init_args: dict[str, Any]) -> dict[str, Any]:
 def _network_weights(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
     """Weights of the network from a Lightning checkpoint, without losses and metrics."""
     with torch.serialization.safe_globals(_harmless_classes()):
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        try:
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        except pickle.UnpicklingError as error:
+            # torch's own sentence advises to load it all the same.
+            found = _UNKNOWN_CLASS.search(str(error))
+            what = f"{found[1]}, " if found else "something "
+            raise TaskError(
+                "model_unusable",
+                f"{path.name} holds {what}which is not loaded, for it could run any code; "
+                "save the weights without it (state_dict alone is enough).",
+            ) from error
     for name, tensor in checkpoint.get("state_dict", checkpoint).items():
         if name.startswith(_WEIGHTS):
             yield name.removeprefix(_WEIGHTS), tensor
 
 
 def _harmless_classes() -> list[Any]:
-    """Plain values that Lightning writes beside the weights: names of bands."""
+    """Plain values that Lightning writes beside the weights: names of bands, paths."""
     bands = importlib.import_module("terratorch.datasets")
     names = ("HLSBands", "OpticalBands", "SARBands")
-    return [getattr(bands, name) for name in names if hasattr(bands, name)]
+    known = [getattr(bands, name) for name in names if hasattr(bands, name)]
+    return [*known, PosixPath, PurePosixPath]

@@ -6,7 +6,7 @@ bundle registered twice is one.
 
 from __future__ import annotations
 
-import logging
+import zipfile
 from pathlib import Path
 
 import yaml
@@ -29,8 +29,6 @@ from geostudio_dagster.models.tune_options import read_options
 from geostudio_dagster.models.tunes import CHECKPOINT, CONFIG, TuneNames, manifest_of
 from geostudio_dagster.pipeline.stage import heartbeat
 from geostudio_dagster.planning.own_files import own_file
-
-log = logging.getLogger(__name__)
 
 CONFIG_FIELD, CHECKPOINT_FIELD = "tune_config_url", "tune_checkpoint_url"
 
@@ -128,6 +126,10 @@ def _fetch(installation: Installation, wish: OnboardingRecord, folder: Path) -> 
 
 def _register(installation: Installation, wish: OnboardingRecord, folder: Path) -> ModelRecord:
     manifest = manifest_for(folder / CONFIG, wish)
+    if not zipfile.is_zipfile(folder / CHECKPOINT):
+        raise InvalidRequest(
+            CHECKPOINT_FIELD, "leads to no checkpoint of PyTorch", "give the .ckpt file itself"
+        )
     document = manifest.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
     (folder / MANIFEST).write_text(yaml.safe_dump(document, sort_keys=False), "utf-8")
     bundle = load_bundle(folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import os
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
+import torch
 import yaml
 
 from geostudio_dagster.catalog import Viewer
@@ -150,18 +152,49 @@ def test_a_file_that_is_not_there_is_the_reason(
     assert installation.catalog.models() == []
 
 
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (
+            b"<html>Please log in</html>",
+            ("tune_checkpoint_url: leads to no checkpoint of PyTorch; give the .ckpt file itself."),
+        ),
+        (
+            None,
+            (
+                "best_state_dict.ckpt holds posix.mkdir, which is not loaded, for it could run any "
+                "code; save the weights without it (state_dict alone is enough)."
+            ),
+        ),
+    ],
+)
 def test_a_checkpoint_that_is_none_is_the_reason(
-    installation: Installation,
+    *,
     driver: Driver,
     tune_files: Path,
     serve: Callable[[Path], str],
     tmp_path: Path,
+    content: bytes | None,
+    sentence: str,
 ) -> None:
-    copy = Path(shutil.copytree(tune_files, tmp_path / "copy"))
-    (copy / CKPT).write_bytes(b"cos\nsystem\n(S'touch /tmp/owned'\ntR.")
-    tune = after_ticks(driver, upload(installation, serve(copy)))
-    assert tune.status == "Failed"
-    assert "can't be loaded as terratorch" in str(tune.error)
+    copy, victim = Path(shutil.copytree(tune_files, tmp_path / "copy")), tmp_path / "made"
+    if content is None:
+        torch.save({"state_dict": MakesFolder(str(victim))}, copy / CKPT)
+    else:
+        (copy / CKPT).write_bytes(content)
+    tune = after_ticks(driver, upload(driver.installation, serve(copy)))
+    assert (tune.status, tune.error) == ("Failed", sentence)
+    assert not victim.exists()
+
+
+class MakesFolder:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
+        return os.mkdir, (self.path,)
 
 
 def test_a_configuration_that_does_not_fit_is_the_reason(

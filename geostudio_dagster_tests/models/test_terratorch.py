@@ -112,7 +112,7 @@ def test_checkpoints_run_no_code_as_they_load(
 ) -> None:
     folder = altered(tmp_path, segmentation[0])
     torch.save({"state_dict": {}, "x": Planted(tmp_path / "planted")}, folder / CKPT)
-    with pytest.raises(TaskError, match=r"best_state_dict_epoch7\.ckpt of model tune can't be"):
+    with pytest.raises(TaskError, match=r"epoch7\.ckpt holds getattr, which is not loaded"):
         load_runtime(load_bundle(folder))
     assert not (tmp_path / "planted").exists()
     assert pickle.dumps(Planted(tmp_path / "planted"))
