@@ -99,6 +99,16 @@ def test_a_tune_becomes_a_model_and_predicts(
     assert [record.name for record in installation.catalog.models()] == [tune.id]
 
 
+def test_a_regression_of_three_dates_becomes_a_model(
+    driver: Driver, serve: Callable[[Path], str], tmp_path: Path
+) -> None:
+    files = make_upload(tmp_path / "upload", "regression", dates=3)
+    tune = after_ticks(driver, upload(driver.installation, serve(files)))
+    assert (tune.status, tune.error) == ("Finished", None)
+    manifest = driver.installation.catalog.model(str(tune.model_id)).manifest
+    assert (manifest["task"], manifest["dates"], manifest["classes"]) == ("regression", 3, [])
+
+
 def test_new_styles_of_a_tune_use_its_files_again(
     installation: Installation,
     driver: Driver,

@@ -14,6 +14,10 @@ from geostudio_dagster.models.torchvision_ops import ensure_torchvision
 SIZE = 64
 BANDS = ("BLUE", "GREEN", "RED", "NIR_NARROW")
 MEANS, STDS = (500.0, 700.0, 650.0, 2500.0), (300.0, 310.0, 400.0, 900.0)
+DATA = {
+    "segmentation": "GenericNonGeoSegmentationDataModule",
+    "regression": "GenericNonGeoPixelwiseRegressionDataModule",
+}
 CKPT = "best_state_dict_epoch7.ckpt"
 
 
@@ -70,9 +74,9 @@ def make_tune(folder: Path, task: str, dates: int = 1) -> tuple[Bundle, Any]:
     return load_bundle(folder), module.eval()
 
 
-def make_upload(folder: Path) -> Path:
+def make_upload(folder: Path, task: str = "segmentation", dates: int = 1) -> Path:
     """A folder with what GEOStudio's users have of a tune: a whole configuration, a checkpoint."""
-    make_tune(folder, "segmentation")
+    make_tune(folder, task, dates)
     (folder / "bundle.yaml").unlink()
     path = folder / "config_deploy.yaml"
     config = yaml.safe_load(path.read_text())
@@ -84,7 +88,7 @@ def make_upload(folder: Path) -> Path:
         "average_patches": True,
     }
     config["data"] = {
-        "class_path": "terratorch.datamodules.GenericNonGeoSegmentationDataModule",
+        "class_path": f"terratorch.datamodules.{DATA[task]}",
         "init_args": {"means": list(MEANS), "stds": list(STDS), "dataset_bands": list(BANDS)},
     }
     path.write_text(yaml.safe_dump(config))
