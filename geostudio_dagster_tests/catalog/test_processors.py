@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 
@@ -153,3 +154,22 @@ def test_what_was_deleted_meanwhile_cannot_be_pinned(catalog: Catalog, drive: Dr
     with pytest.raises(NotFound, match="cloud-mask@1 was deleted meanwhile"):
         request_with(catalog, drive, first)
     assert catalog.requests() == []
+
+
+def test_a_deleted_processor_is_forgotten_once_no_request_was_made_with_it(
+    catalog: Catalog, drive: Driver
+) -> None:
+    pinned, free, alive = (
+        catalog.register_processor(draft(name), owner=ADA.email)
+        for name in ("pinned", "free", "alive")
+    )
+    request = request_with(catalog, drive, pinned)
+    for processor in (pinned, free):
+        catalog.delete_processor(processor.id, ADA)
+    assert catalog.forget_processors(utc_now() - timedelta(days=7), 10) == []
+    assert catalog.forget_processors(utc_now(), 10) == [free.id]
+    assert [item.processor.id for item in catalog.request_processors(request)] == [pinned.id]
+    assert catalog.processor(alive.id, ADA).id == alive.id
+    catalog.delete_request(request, ADA)
+    catalog.forget_request(request)
+    assert catalog.forget_processors(utc_now(), 10) == [pinned.id]
