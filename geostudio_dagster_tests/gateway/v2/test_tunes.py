@@ -13,7 +13,10 @@ import yaml
 
 from geostudio_dagster.models.bundle import load_bundle
 from geostudio_dagster.models.registration import register_bundle
+from geostudio_dagster.models.tunes import CHECKPOINT, CONFIG
 from geostudio_dagster_tests.gateway.v2.serving import ANN, BOB, Api
+from geostudio_dagster_tests.models.test_tunes import PUSH, config, manifest
+from geostudio_dagster_tests.models.test_tunes import SPEC as INPUTS
 
 TUNES, UPLOAD = "/v2/tunes", "/v2/upload-completed-tunes"
 FILES = {
@@ -198,6 +201,33 @@ def test_changes_that_no_bundle_can_be_made_of_are_refused(
         "Finished",
         {"model_input_data_spec": SPEC},
     )
+
+
+def test_new_styles_make_the_bundle_anew_from_its_own_files(
+    inside: Api, ann: httpx.Client, tmp_path: Path
+) -> None:
+    folder = tmp_path / "bundle"
+    folder.mkdir()
+    (folder / CONFIG).write_text(yaml.safe_dump(config()))
+    (folder / CHECKPOINT).write_bytes(b"weights")
+    (folder / "bundle.yaml").write_text(yaml.safe_dump(manifest().model_dump(mode="json")))
+    tune_id = upload(ann, model_input_data_spec=INPUTS)
+    model_id = finish(inside, tune_id, folder)
+
+    few = {"train_options": {"model_input_data_spec": [{"bands": INPUTS[0]["bands"][:2]}]}}
+    answer = ann.patch(f"{TUNES}/{tune_id}", json=few)
+    assert answer.status_code == 422
+    (error,) = answer.json()["detail"]
+    assert error["loc"] == ["body", "train_options", "model_input_data_spec", 0, "bands"]
+    assert error["msg"].startswith("has no band with index 2, which the model takes")
+
+    answer = ann.patch(f"{TUNES}/{tune_id}", json={"train_options": {"geoserver_push": PUSH}})
+    assert (answer.status_code, answer.json()["status"]) == (200, "Pending")
+    (wish,) = inside.installation.catalog.onboardings(10)
+    assert (wish.id, wish.model_id, wish.options["geoserver_push"]) == (tune_id, model_id, PUSH)
+    # Until it is done, the tune goes on as it was.
+    body = {"location": "x", "spatial_domain": SCENE, "temporal_domain": []}
+    assert ann.post(f"{TUNES}/{tune_id}/try-out", json=body).status_code == 200
 
 
 def test_one_tenant_sees_nothing_of_another(ann: httpx.Client, bob: httpx.Client) -> None:
