@@ -42,13 +42,17 @@ class Database:
 
     def __init__(self, url: URL) -> None:
         self._url = url
-        self._engine = _engine(url)
-        self._writer = self._engine.execution_options(**{_WRITES: True})
+        self._reader: Engine
+        self._writer: Engine
+        if url.get_backend_name() == "sqlite":
+            self._reader = _sqlite(url)
+            self._writer = self._reader.execution_options(**{_WRITES: True})
+            return
+        self._writer = _postgresql(url)
         # PostgreSQL gives each statement a snapshot of its own anyway (READ COMMITTED), so a
-        # transaction around reads would only be two more round trips. SQLite's reads share one.
-        self._reader = self._engine
-        if url.get_backend_name() == "postgresql":
-            self._reader = self._engine.execution_options(isolation_level="AUTOCOMMIT")
+        # transaction around reads would only be two more round trips. Connections of their own,
+        # since switching one to and fro takes as long as a query.
+        self._reader = _postgresql(url, isolation_level="AUTOCOMMIT")
 
     @classmethod
     def open(cls, url: str) -> Self:
@@ -78,7 +82,8 @@ class Database:
 
     def close(self) -> None:
         """Let go of every connection."""
-        self._engine.dispose()
+        self._writer.dispose()
+        self._reader.dispose()
 
     @contextmanager
     def _read(self) -> Iterator[Session]:
@@ -99,17 +104,19 @@ def _wrong_url(problem: str) -> InvalidRequest:
     )
 
 
-def _engine(url: URL) -> Engine:
-    if url.get_backend_name() == "sqlite":
-        engine = create_engine(
-            url,
-            poolclass=NullPool,  # an SQLite connection must not cross a fork
-            json_serializer=to_json,
-            connect_args={"timeout": BUSY_TIMEOUT_S},
-        )
-        event.listen(engine, "connect", _configure_sqlite)
-        event.listen(engine, "begin", _begin_sqlite)
-        return engine
+def _sqlite(url: URL) -> Engine:
+    engine = create_engine(
+        url,
+        poolclass=NullPool,  # an SQLite connection must not cross a fork
+        json_serializer=to_json,
+        connect_args={"timeout": BUSY_TIMEOUT_S},
+    )
+    event.listen(engine, "connect", _configure_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _postgresql(url: URL, **options: Any) -> Engine:
     engine = create_engine(
         url,
         # Kept are as many connections as were ever needed at once: opening one takes longer than
@@ -118,6 +125,7 @@ def _engine(url: URL) -> Engine:
         max_overflow=10,
         pool_use_lifo=True,
         json_serializer=to_json,
+        **options,
     )
     event.listen(engine, "checkout", _ask_after_rest)
     event.listen(engine, "checkin", _note_use)

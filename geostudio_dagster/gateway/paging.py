@@ -16,7 +16,7 @@ _FARTHEST = 1_000_000
 _LONGEST_TEXT = 200
 
 
-def _page(
+async def _page(
     limit: Annotated[int, Query(ge=1, le=_MOST, description="Results on a page.")] = 25,
     skip: Annotated[int, Query(ge=0, le=_FARTHEST, description="Results before the page.")] = 0,
     sort: Annotated[

@@ -77,7 +77,7 @@ def principal_of(
 Caller = Annotated[Principal, Depends(principal_of)]
 
 
-def administrator(caller: Caller) -> Principal:
+async def administrator(caller: Caller) -> Principal:
     """Who asks, if that is an administrator.
 
     Raises:

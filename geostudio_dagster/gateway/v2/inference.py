@@ -77,7 +77,7 @@ def try_dry(wish: InferenceCreateInput, caller: Caller, place: Place) -> Respons
     return JSONResponse(trial_document(place, caller, understood), status_code=201)
 
 
-def _filter(
+async def _filter(
     *,
     model_id: UUID | None = None,
     tune_id: Annotated[str | None, Query(max_length=100)] = None,

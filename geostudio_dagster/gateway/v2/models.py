@@ -53,7 +53,7 @@ def create(wish: ModelCreateInput, caller: Caller, place: Place) -> ModelGetResp
     return model_document(card)
 
 
-def _filter(
+async def _filter(
     *,
     internal_name: Annotated[str | None, Query(max_length=200)] = None,
     display_name: Annotated[str | None, Query(max_length=100)] = None,
