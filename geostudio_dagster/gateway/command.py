@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ipaddress
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated
 
@@ -103,10 +105,7 @@ def gateway(
         url = f"http://{host}:{port}"
         for line in first_steps(installation.catalog, settings, url) if first_key else ():
             err.print(line, highlight=False, soft_wrap=True)
-    with TemporaryDirectory(prefix="geostudio-metrics-") as folder:
-        if workers > 1:
-            # Whichever worker is asked for metrics tells those of all; see gateway.metrics.
-            os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", folder)
+    with _counted_together() if workers > 1 else nullcontext():
         uvicorn.run(
             "geostudio_dagster.gateway.app:create_app",
             factory=True,
@@ -118,6 +117,14 @@ def gateway(
             forwarded_allow_ips=os.environ.get("FORWARDED_ALLOW_IPS", "127.0.0.1"),
             timeout_graceful_shutdown=10,
         )
+
+
+@contextmanager
+def _counted_together() -> Iterator[None]:
+    """Whichever worker is asked for metrics tells those of all; see :mod:`gateway.metrics`."""
+    with TemporaryDirectory(prefix="geostudio-metrics-") as folder:
+        os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", folder)
+        yield
 
 
 def refuse_exposure(settings: Settings, host: str) -> None:

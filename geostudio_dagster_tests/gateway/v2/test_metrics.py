@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -134,13 +135,14 @@ def test_a_token_of_the_settings_reads_metrics_and_nothing_else(
 
 
 @pytest.fixture
-def two_workers(settings: Settings, installation: Installation) -> Iterator[str]:
+def two_workers(tmp_path: Path, settings: Settings, installation: Installation) -> Iterator[str]:
     """The gateway as its command starts it, with two processes that answer."""
     with free_socket() as probe:
         port = probe.getsockname()[1]
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
     command = [sys.executable, "-m", "geostudio_dagster", "gateway", "--workers", "2"]
     process = subprocess.Popen(
-        [*command, "--port", str(port)], env=dict(os.environ), stderr=subprocess.DEVNULL
+        [*command, "--port", str(port)], env=environment, stderr=subprocess.DEVNULL
     )
     url = f"http://127.0.0.1:{port}"
     try:
@@ -151,6 +153,7 @@ def two_workers(settings: Settings, installation: Installation) -> Iterator[str]
     finally:
         process.terminate()
         process.wait(30)
+        assert not list(tmp_path.glob("geostudio-metrics-*"))
 
 
 def test_whichever_worker_is_asked_tells_the_counts_of_all(two_workers: str) -> None:
