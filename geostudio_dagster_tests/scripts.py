@@ -7,7 +7,7 @@ from geostudio_dagster.installation import Installation
 from geostudio_dagster.pipeline.processor_uploads import parse_metadata, upload_processor
 
 # By positions: drops a class of the prediction, and says how much that was.
-DROP = '''
+DROP = """
 import json
 import sys
 
@@ -27,10 +27,10 @@ def main():
 
 if __name__ == "__main__":
     main()
-'''
+"""
 
 # By flags: a raster, a vector and a table of it.
-COUNT = '''
+COUNT = """
 import argparse
 import csv
 import json
@@ -70,24 +70,24 @@ def main():
 
 if __name__ == "__main__":
     main()
-'''
+"""
 
-FAIL = '''
+FAIL = """
 import sys
 
 if __name__ == "__main__":
     print("looking for clouds")
     sys.exit("no cloud band in this scene")
-'''
+"""
 
-ENDLESS = '''
+ENDLESS = """
 import sys
 import time
 
 if __name__ == "__main__":
     while True:
         time.sleep(0.05)
-'''
+"""
 
 
 def upload(
