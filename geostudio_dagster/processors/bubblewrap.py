@@ -94,12 +94,12 @@ class BubblewrapSandbox:
             yield from ("--unshare-user", "--uid", _NOBODY, "--gid", _NOBODY)
         else:
             yield from ("--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID")
-        yield from self._system()
         # Below /proc/sys the files belong to root, as which the namespace may run outside.
         yield from ("--proc", "/proc", "--remount-ro", "/proc", "--dev", "/dev")
         for place in _IN_MEMORY:
             yield from ("--perms", "1777", "--size", str(limits.temporary_bytes), "--tmpfs", place)
         yield from ("--remount-ro", "/dev")
+        yield from self._system()  # behind those, for the interpreter may itself lie below /tmp
         yield from self._job(room)
         yield from ("--remount-ro", "/", "--chdir", "/job/work")
 
@@ -114,7 +114,8 @@ class BubblewrapSandbox:
             yield from ("--ro-bind-try", f"/etc/{name}", f"/etc/{name}")
         seen = python_folders()
         # Otherwise bubblewrap makes them as closed as they are outside, such as /root.
-        parents = {str(parent) for folder in seen for parent in folder.parents} - {"/"}
+        parents = {str(parent) for folder in seen for parent in folder.parents}
+        parents -= {"/", *_IN_MEMORY}
         for parent in sorted(parents):
             yield from _folder(parent)
         for folder in seen:
