@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import math
+import re
+import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +22,12 @@ log = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/geopackage+sqlite3"
 _READABLE = frozenset({".geojson", ".json", ".gpkg", ".fgb"})
+_MOST_FEATURES = 1_000_000  # of one file
+_PACKAGE_IDS = (b"GPKG", b"GP10", b"GP11")
+_PACKAGE_ID_AT = 68
+_INDEX = re.compile(r'CREATE VIRTUAL TABLE "?[\w-]+"? USING rtree\(')
 _GEOMETRY, _ROW, _TASK = "geom", "fid", "task_id"
+_SHAPE = "geometry"  # what geopandas calls it while features are in memory
 _BATCH = 1000
 _DECIMALS = 7  # of a degree: about a centimetre
 # A GeoPackage says when it was written; equal features are to be equal bytes.
@@ -46,7 +53,8 @@ def join_features(
     """Write all features of the files into a new GeoPackage, in EPSG:4326, as one table.
 
     A column ``task_id`` says where each comes from. Features without a place on the globe are
-    left out, and so are files that cannot be read, with a warning. Equal files give equal bytes.
+    left out, and so is what cannot be read or written, with a warning. Equal files give equal
+    bytes.
 
     Args:
         files: GeoJSON, GeoPackage (its first layer) or FlatGeobuf.
@@ -57,23 +65,32 @@ def join_features(
         West, south, east, north of each file's features, degrees; None where it has none.
     """
     import pandas as pd
-    import pyogrio
 
     frames = [_features(file) for file in files]
     filled = [frame for frame in frames if len(frame)]
     if filled:
-        whole = _storable(pd.concat(filled, ignore_index=True))
-        target.unlink(missing_ok=True)
-        with _dated():
-            pyogrio.write_dataframe(
-                whole,
-                target,
-                driver="GPKG",
-                layer=layer_name,
-                geometry_type="Unknown",
-                layer_options={"FID": _ROW, "GEOMETRY_NAME": _GEOMETRY},
-            )
+        try:
+            _write(_storable(pd.concat(filled, ignore_index=True)), target, layer_name)
+        except Exception as error:  # what users' columns may do to SQLite has no end
+            log.warning("%s cannot be written: %s", layer_name, error)
+            target.unlink(missing_ok=True)
+            return (None,) * len(files)
     return tuple(_bounds(frame) for frame in frames)
+
+
+def _write(features: gpd.GeoDataFrame, target: Path, layer_name: str) -> None:
+    import pyogrio
+
+    target.unlink(missing_ok=True)
+    with _dated():
+        pyogrio.write_dataframe(
+            features,
+            target,
+            driver="GPKG",
+            layer=layer_name,
+            geometry_type="Unknown",
+            layer_options={"FID": _ROW, "GEOMETRY_NAME": _GEOMETRY},
+        )
 
 
 def feature_count(path: Path) -> int:
@@ -125,8 +142,14 @@ def _features(file: TaskFile) -> gpd.GeoDataFrame:
         log.warning("%s is left out: only GeoJSON, GPKG and FlatGeobuf are shown", file.path.name)
         return nothing
     try:
+        if file.path.suffix.lower() == ".gpkg":
+            _check_package(file.path)
         layer = str(pyogrio.list_layers(file.path)[0][0])
-        found = pyogrio.read_dataframe(file.path, layer=layer, force_2d=True)
+        found = pyogrio.read_dataframe(
+            file.path, layer=layer, force_2d=True, max_features=_MOST_FEATURES
+        )
+        if len(found) == _MOST_FEATURES:
+            log.warning("of %s only %d features are taken", file.path.name, _MOST_FEATURES)
         if not isinstance(found, gpd.GeoDataFrame):
             return nothing
         found = found.to_crs("EPSG:4326") if found.crs else found.set_crs("EPSG:4326")
@@ -138,22 +161,42 @@ def _features(file: TaskFile) -> gpd.GeoDataFrame:
     if not on_globe.all():
         count = int((~on_globe).sum())
         log.warning("%d features of %s are left out: no place on the globe", count, file.path.name)
-    kept = found[on_globe].rename_geometry(_GEOMETRY)
+    kept = found[on_globe].copy()
     kept[_TASK] = file.task_id
     return kept
+
+
+def _check_package(path: Path) -> None:
+    """See that tables are all that the file has: a view or virtual table can be a program.
+
+    Raises:
+        ValueError: it has others, or is another kind of SQLite file, which GDAL reads differently.
+    """
+    with path.open("rb") as stream:
+        stream.seek(_PACKAGE_ID_AT)
+        if stream.read(4) not in _PACKAGE_IDS:
+            raise ValueError("it is no GeoPackage")
+    address = f"{path.absolute().as_uri()}?mode=ro&immutable=1"
+    with closing(sqlite3.connect(address, uri=True)) as database:
+        rows = database.execute(
+            "SELECT name, sql FROM sqlite_master WHERE type IN ('table', 'view') AND rootpage = 0"
+        ).fetchall()
+    for name, sql in rows:
+        if not _INDEX.match(sql or ""):
+            raise ValueError(f"it has a view or virtual table, {name}")
 
 
 def _storable(frame: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
     """Columns as a GeoPackage takes them: names that differ by more than case, one type each."""
     names: dict[str, str] = {}
     taken = {_GEOMETRY, _ROW}
-    for column in [_TASK, *(name for name in frame.columns if name not in (_TASK, _GEOMETRY))]:
+    for column in [_TASK, *(name for name in frame.columns if name not in (_TASK, _SHAPE))]:
         name, number = str(column), 2
         while name.casefold() in taken:
             name, number = f"{column}_{number}", number + 1
         taken.add(name.casefold())
         names[column] = name
-    made = frame[[*names, _GEOMETRY]].rename(columns=names)
+    made = frame[[*names, _SHAPE]].rename(columns=names)
     for name in names.values():
         if made[name].dtype == object:
             made[name] = [_text(value) for value in made[name]]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Iterator
-from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pyogrio
@@ -24,7 +23,7 @@ from geostudio_dagster_tests.driving import Driver, submit, tasks_of
 from geostudio_dagster_tests.emulators.geoserver import GeoServerEmulator, serving
 from geostudio_dagster_tests.scripts import upload
 
-# A box in degrees for each scene, further east by the seed that its pixels give.
+# The box of each scene in degrees.
 OUTLINE = """
 import json
 import sys
@@ -87,7 +86,6 @@ def test_vectors_become_a_layer_everywhere(
     make_scene: MakeScene,
     driver: Driver,
     emulator: GeoServerEmulator,
-    tmp_path: Path,
 ) -> None:
     upload(installation, "outline", OUTLINE)
     scenes = [make_scene(f"s{n}.tif", size=64, seed=n) for n in (1, 2)]
@@ -111,7 +109,7 @@ def test_vectors_become_a_layer_everywhere(
     assert outlines.style["line"]["stroke_width"] == 2
 
     name = f"{request}-outlines"
-    check_geoserver(emulator, name, ids, tmp_path)
+    check_geoserver(emulator, name, ids)
     feature_type = emulator.workspaces["geofm"].data_stores[name].feature_types[name]
     assert feature_type.title.startswith("Outlines <&> · ")
     assert feature_type.abstract.endswith(outlines.digest)
@@ -127,13 +125,11 @@ def test_vectors_become_a_layer_everywhere(
     assert "PolygonSymbolizer" in shown["sld_body"] and "#123456" in shown["sld_body"]
 
 
-def check_geoserver(emulator: GeoServerEmulator, name: str, ids: list[str], folder: Path) -> None:
+def check_geoserver(emulator: GeoServerEmulator, name: str, ids: list[str]) -> None:
     workspace = emulator.workspaces["geofm"]
     assert workspace.layers[name] == ("geofm", name)
     assert b"PolygonSymbolizer" in workspace.styles[name].body
-    package = folder / "uploaded.gpkg"
-    package.write_bytes(workspace.data_stores[name].package)
-    features = pyogrio.read_dataframe(package, layer=name)
+    features = pyogrio.read_dataframe(workspace.data_stores[name].package, layer=name)
     assert features.crs == "EPSG:4326"
     assert list(features["task_id"]) == ids
     assert list(features["pixels"]) == [64 * 64] * 2

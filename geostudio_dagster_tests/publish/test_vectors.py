@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
@@ -30,7 +32,9 @@ def geojson(path: Path, *features: tuple[Any, dict[str, Any]]) -> Path:
 
 def files(folder: Path) -> list[TaskFile]:
     """Three formats in two CRSs, with columns that do not agree."""
-    points = geojson(folder / "a.geojson", (Point(14, 48, 300), {"Area": 1.5, "fid": "x"}))
+    points = geojson(
+        folder / "a.geojson", (Point(14, 48, 300), {"Area": 1.5, "fid": "x", "geom": [1]})
+    )
     metres = gpd.GeoDataFrame(
         {"area": ["large"]}, geometry=[box(500_000, 0, 500_100, 100)], crs="EPSG:32633"
     )
@@ -60,6 +64,22 @@ def test_files_of_all_formats_are_one_table_in_degrees(tmp_path: Path) -> None:
     assert list(joined["Area"].fillna(-1)) == [1.5, -1, 7]
     assert list(joined["area_2"].fillna("")) == ["", "large", ""]
     assert list(joined["fid_2"].fillna("")) == ["x", "", ""]
+    assert list(joined["geom_2"].fillna("")) == ["[1]", "", ""]
+
+
+def test_a_package_with_a_view_is_left_out(tmp_path: Path) -> None:
+    harmless, clever = tmp_path / "a.gpkg", tmp_path / "b.gpkg"
+    frame = gpd.GeoDataFrame({"x": [1]}, geometry=[Point(1, 2)], crs=4326)
+    for path in (harmless, clever):
+        frame.to_file(path, driver="GPKG")
+    with closing(sqlite3.connect(clever)) as database:
+        database.execute(
+            "CREATE VIEW endless AS WITH RECURSIVE n(x) AS"
+            " (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT x FROM n"
+        )
+        database.commit()
+    given = [TaskFile("good", harmless), TaskFile("bad", clever)]
+    assert join_features(given, tmp_path / "j.gpkg", "x") == ((1, 2, 1, 2), None)
 
 
 def test_equal_files_give_equal_bytes(tmp_path: Path) -> None:
