@@ -1,4 +1,4 @@
-"""A request's layers: their description, their tiles, their values."""
+"""A request's layers: their description, their tiles, their values, their features."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import quote, urlencode
 
 from fastapi import APIRouter, HTTPException, Path, Query, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import JSONResponse, Response, StreamingResponse
 
+from geostudio_dagster.errors import NotFound
 from geostudio_dagster.gateway.grants import Guest, Visitor
 from geostudio_dagster.gateway.place import GatewayPlace, Place
 from geostudio_dagster.publish.layers import boxes, union
@@ -20,6 +21,7 @@ router = APIRouter(prefix="/layers", tags=["layers"])
 
 _LARGEST_ZOOM = 24
 _MOST_FOOTPRINTS = 2000
+_MOST_FEATURES = 50_000
 _FOREVER = "private, max-age=31536000, immutable"
 _ASK_AGAIN = "private, no-cache"
 _VERSION_DIGITS = 16
@@ -116,6 +118,44 @@ def point(
     return JSONResponse({"lon": lon, "lat": lat, **found}, headers={"Cache-Control": _ASK_AGAIN})
 
 
+@router.get("/{request_id}/{layer}/features.geojson", response_class=StreamingResponse)
+def features(
+    *,
+    request_id: str,
+    layer: str,
+    request: Request,
+    guest: Guest,
+    place: Place,
+    v: str = "",
+) -> Response:
+    """The features of a vector layer as GeoJSON, at most 50,000: then ``cut`` says so.
+
+    ``v``, as the layer's description carries it, names its version: that answer never changes.
+    """
+    from geostudio_dagster.publish.vectors import geojson_of, package_role  # heavy
+
+    guest.request(request_id)
+    record = place.shelf.record(request_id, layer)
+    if record.kind != "vector":
+        raise NotFound(
+            f"Layer {layer} of request {request_id} is a raster layer, which has no features; ask"
+            " for its tiles."
+        )
+    version = record.digest[:_VERSION_DIGITS]
+    headers = {
+        "ETag": f'"{version}-features"',
+        "Cache-Control": _FOREVER if v == version else _ASK_AGAIN,
+    }
+    if headers["ETag"] in request.headers.get("if-none-match", ""):
+        return Response(status_code=304, headers=headers)
+    package = place.catalog.artifact(request_id, package_role(layer))
+    path = place.storage.path(package.key)
+    if not path.is_file():
+        raise NotFound(f"The features of layer {layer} are not there any more.")
+    pieces = geojson_of(path, _MOST_FEATURES)
+    return StreamingResponse(pieces, media_type="application/geo+json", headers=headers)
+
+
 def _request_in_short(place: GatewayPlace, request_id: str) -> dict[str, Any]:
     summary = place.catalog.summary(request_id)
     record, model = summary.request, summary.model
@@ -143,8 +183,7 @@ def _request_in_short(place: GatewayPlace, request_id: str) -> dict[str, Any]:
 
 
 def _described(place: GatewayPlace, record: LayerRecord, addresses: _Addresses) -> dict[str, Any]:
-    shown = place.shelf.layer(record.request_id, record.name)
-    return {
+    common = {
         "name": record.name,
         "title": record.title,
         "kind": record.kind,
@@ -152,10 +191,16 @@ def _described(place: GatewayPlace, record: LayerRecord, addresses: _Addresses) 
         "digest": record.digest,
         "published_at": record.published_at.isoformat(),
         "bounds": record.bounds,
-        "minzoom": shown.minzoom,
-        "maxzoom": shown.maxzoom,
         "granules": len(record.granules),
         "style": record.style,
+    }
+    if record.kind == "vector":
+        return {**common, "features": addresses.features}
+    shown = place.shelf.layer(record.request_id, record.name)
+    return {
+        **common,
+        "minzoom": shown.minzoom,
+        "maxzoom": shown.maxzoom,
         "tiles": [addresses.tiles],
         "tilejson": addresses.of("tilejson.json"),
         "point": addresses.of("point"),
@@ -183,13 +228,20 @@ class _Addresses:
         """The template of the tiles' addresses, which changes with the layer's version."""
         return self.of("tiles/{z}/{x}/{y}.png", v=self.record.digest[:_VERSION_DIGITS])
 
+    @property
+    def features(self) -> str:
+        """The address of a vector layer's features, which changes with its version."""
+        return self.of("features.geojson", v=self.record.digest[:_VERSION_DIGITS])
+
 
 def _footprints(records: tuple[LayerRecord, ...]) -> dict[str, Any]:
     """Boxes of the granules, for outlines on the map.
 
-    They are taken from the layer that has fewest: in it the parts of split scenes are joined.
+    They are taken from the raster layer that has fewest: in it the parts of split scenes are
+    joined.
     """
-    plainest = min(records, key=lambda record: len(record.granules), default=None)
+    rasters = [record for record in records if record.kind == "raster"]
+    plainest = min(rasters, key=lambda record: len(record.granules), default=None)
     granules = plainest.granules[:_MOST_FOOTPRINTS] if plainest else ()
     return {
         "type": "FeatureCollection",

@@ -112,8 +112,8 @@ class LayerShelf:
             _keep(self._records, request_id, (now, records), _KEPT_REQUESTS)
         return records
 
-    def layer(self, request_id: str, name: str) -> ShownLayer:
-        """One layer of a request.
+    def record(self, request_id: str, name: str) -> LayerRecord:
+        """One layer of a request, as the catalog has it.
 
         Raises:
             NotFound: there is no such request or layer.
@@ -123,6 +123,20 @@ class LayerShelf:
         if record is None:
             names = ", ".join(item.name for item in records) or "none yet"
             raise NotFound(f"Request {request_id} has no layer {name} (its layers: {names}).")
+        return record
+
+    def layer(self, request_id: str, name: str) -> ShownLayer:
+        """One raster layer of a request.
+
+        Raises:
+            NotFound: there is no such request or layer, or it is one of vectors.
+        """
+        record = self.record(request_id, name)
+        if record.kind == "vector":
+            raise NotFound(
+                f"Layer {name} of request {request_id} is a vector layer, which has no tiles and"
+                " no values; ask for its features.geojson."
+            )
         key = (request_id, name, record.digest)
         with self._lock:
             shown = self._shown.get(key)

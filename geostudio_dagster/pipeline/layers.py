@@ -22,6 +22,7 @@ from geostudio_dagster.publish import styles
 from geostudio_dagster.publish.footprint import Bounds
 from geostudio_dagster.publish.geoserver import GeoServer, GranuleFile
 from geostudio_dagster.publish.geoserver_rest import GeoServerError
+from geostudio_dagster.publish.geoserver_vectors import VectorGeoServer
 from geostudio_dagster.publish.layers import union, with_shares
 from geostudio_dagster.publish.sld import style_document
 from geostudio_dagster.settings import GeoServerSettings
@@ -103,6 +104,7 @@ class _Draft:
     abstract: str
     style: dict[str, Any]
     granules: tuple[Granule, ...]
+    package: ArtifactRecord | None = None  # the joined features, of a vector layer
 
     @property
     def layer_name(self) -> str:
@@ -160,10 +162,12 @@ def _drafts(installation: Installation, request_id: str, run_id: str) -> Iterato
         _style(installation, manifest, tasks),
         tuple(predictions),
     )
-    for found in layers_of_processors(installation, request, tasks, manifest):
+    for found in layers_of_processors(installation, request, tasks, manifest, run_id):
         abstract = f"What users' processors made of the output of {made_by}."
         title = f"{found.title} · {subject}"
-        yield _Draft(request_id, found.name, title, abstract, found.style, found.granules)
+        yield _Draft(
+            request_id, found.name, title, abstract, found.style, found.granules, found.package
+        )
 
 
 def _granules(installation: Installation, tasks: Sequence[TaskRecord], role: str) -> list[Granule]:
@@ -202,7 +206,7 @@ def _publish(installation: Installation, draft: _Draft) -> LayerRecord:
         request_id=draft.request_id,
         name=draft.name,
         title=draft.title,
-        kind="raster",
+        kind="vector" if draft.package else "raster",
         bounds=draft.bounds,
         style=draft.style,
         granules=tuple(
@@ -220,6 +224,18 @@ def _publish(installation: Installation, draft: _Draft) -> LayerRecord:
 
 
 def _to_geoserver(installation: Installation, settings: GeoServerSettings, draft: _Draft) -> str:
+    style = style_document(draft.style, draft.layer_name, draft.title)
+    if draft.package is not None:
+        with VectorGeoServer(settings) as server:
+            return server.publish_features(
+                draft.layer_name,
+                title=draft.title,
+                abstract=draft.abstract,
+                style=style,
+                digest=draft.digest,
+                package=installation.path_of(draft.package),
+                bounds=draft.bounds,
+            ).uri
     files = [
         GranuleFile(
             path=installation.path_of(granule.artifact),
@@ -234,7 +250,7 @@ def _to_geoserver(installation: Installation, settings: GeoServerSettings, draft
             draft.layer_name,
             title=draft.title,
             abstract=draft.abstract,
-            style=style_document(draft.style, draft.layer_name, draft.title),
+            style=style,
             digest=draft.digest,
             granules=files,
         ).uri

@@ -1,4 +1,4 @@
-"""Map layers of the rasters that users' scripts wrote, picked by the end of their names."""
+"""Map layers of what users' scripts wrote, picked by the end of the files' names."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from geostudio_dagster.catalog import ArtifactRecord, Position, RequestRecord, T
 from geostudio_dagster.installation import Installation
 from geostudio_dagster.models.bundle import BundleManifest
 from geostudio_dagster.pipeline.mosaics import Granule
+from geostudio_dagster.pipeline.vector_layers import join_vectors
+from geostudio_dagster.planning.output_styles import VectorStyle
 from geostudio_dagster.planning.request import OutputLayer
 from geostudio_dagster.publish import styles
 
@@ -26,17 +28,22 @@ _MOST = 16
 _SAMPLED = 20  # granules whose values a ramp is made from
 _SIDE = 512  # pixels of a granule that are looked at, a side
 _RGB = 3
+_OF_PIXELS = frozenset({"classes", "ramp", "rgb"})
 _LAYERS = TypeAdapter(tuple[OutputLayer, ...])
 
 
 @dataclass(frozen=True, slots=True)
 class FoundLayer:
-    """A layer that processors' files make, with its rasters."""
+    """A layer that processors' files make, with its files.
+
+    ``package`` holds the joined features where the files are vectors, else it is None.
+    """
 
     name: str
     title: str
     style: styles.LayerStyle
     granules: tuple[Granule, ...]
+    package: ArtifactRecord | None = None
 
 
 def layers_of_processors(
@@ -44,40 +51,53 @@ def layers_of_processors(
     request: RequestRecord,
     tasks: Sequence[TaskRecord],
     manifest: BundleManifest,
+    run_id: str,
 ) -> Iterator[FoundLayer]:
     """The layers that the request asks for, or one of every raster that its processors write."""
-    rasters = _rasters(installation, tasks)
+    rasters, vectors = _files(installation, tasks, "raster"), _files(installation, tasks, "vector")
     asked_for = _LAYERS.validate_python(request.spec.get("output_layers") or ())
     wanted = asked_for or _one_each(rasters)
     if len(wanted) > _MOST:
         names = ", ".join(layer.suffix for layer in wanted[_MOST:])
         log.warning("more than %d layers; these are not published: %s", _MOST, names)
     for layer in wanted[:_MOST]:
-        granules = tuple(
-            Granule(task, artifact)
-            for task in tasks
-            for artifact in rasters.get(task.id, ())
-            if artifact.key.endswith(layer.suffix)
-        )
-        if granules:
-            given = layer.style.model_dump() if layer.style else None
-            style = given or _style(installation, granules, manifest)
-            yield FoundLayer(layer.name, layer.title or layer.name, style, granules)
+        given = layer.style.model_dump() if layer.style else {"kind": ""}
+        title = layer.title or layer.name
+        if granules := _picked(tasks, rasters, layer.suffix):
+            own = given["kind"] in _OF_PIXELS
+            style = given if own else _style(installation, granules, manifest)
+            yield FoundLayer(layer.name, title, style, granules)
+        elif granules := _picked(tasks, vectors, layer.suffix):
+            style = given if given["kind"] == "vector" else VectorStyle().model_dump()
+            joined = join_vectors(installation, layer.name, granules, run_id)
+            if joined is not None:
+                yield FoundLayer(layer.name, title, style, joined.granules, joined.package)
         else:
-            log.warning("no raster ends in %s: layer %s stays out", layer.suffix, layer.name)
+            log.warning("no file ends in %s: layer %s stays out", layer.suffix, layer.name)
 
 
-def _rasters(
-    installation: Installation, tasks: Sequence[TaskRecord]
+def _picked(
+    tasks: Sequence[TaskRecord], files: Mapping[str, Sequence[ArtifactRecord]], suffix: str
+) -> tuple[Granule, ...]:
+    return tuple(
+        Granule(task, artifact)
+        for task in tasks
+        for artifact in files.get(task.id, ())
+        if artifact.key.endswith(suffix)
+    )
+
+
+def _files(
+    installation: Installation, tasks: Sequence[TaskRecord], kind: str
 ) -> dict[str, list[ArtifactRecord]]:
-    """Each task's rasters of users' scripts, in the order in which they were made."""
+    """Each task's files of one kind of users' scripts, in the order in which they were made."""
     owners = [task.id for task in tasks]
     found: dict[str, list[ArtifactRecord]] = {}
     for position in (Position.BEFORE_POSTPROCESS, Position.AFTER_POSTPROCESS):
         made = installation.catalog.artifacts_in_role(f"{position}/", owners)
         for owner, artifacts in made.items():
             found.setdefault(owner, []).extend(
-                artifact for artifact in artifacts if artifact.metadata.get("kind") == "raster"
+                artifact for artifact in artifacts if artifact.metadata.get("kind") == kind
             )
     return found
 

@@ -65,4 +65,47 @@ class RgbStyle(_Strict):
     maximum: float = 255
 
 
-Style = Annotated[ClassStyle | RampStyle | RgbStyle, Field(discriminator="kind")]
+Share = Annotated[float, Field(ge=0, le=1)]
+Width = Annotated[float, Field(ge=0, le=100)]
+
+
+class PointMark(_Strict):
+    """How points are drawn; size and width in pixels."""
+
+    shape: Literal["circle", "square", "triangle", "star", "cross", "x"] = "circle"
+    fill: Colour = "#e4572e"
+    fill_opacity: Share = 0.9
+    stroke: Colour = "#ffffff"
+    stroke_width: Width = 1.0
+    stroke_opacity: Share = 1.0
+    size: Annotated[float, Field(gt=0, le=200)] = 9.0
+
+
+class LineMark(_Strict):
+    """How lines are drawn; width in pixels."""
+
+    stroke: Colour = "#e4572e"
+    stroke_width: Width = 2.0
+    stroke_opacity: Share = 1.0
+
+
+class PolygonMark(_Strict):
+    """How polygons are drawn; width in pixels."""
+
+    fill: Colour = "#e4572e"
+    fill_opacity: Share = 0.3
+    stroke: Colour = "#a6330f"
+    stroke_width: Width = 1.5
+    stroke_opacity: Share = 1.0
+
+
+class VectorStyle(_Strict):
+    """Points, lines and polygons of one layer; what is left out is drawn as usual."""
+
+    kind: Literal["vector"] = "vector"
+    point: PointMark = PointMark()
+    line: LineMark = LineMark()
+    polygon: PolygonMark = PolygonMark()
+
+
+Style = Annotated[ClassStyle | RampStyle | RgbStyle | VectorStyle, Field(discriminator="kind")]

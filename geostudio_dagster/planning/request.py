@@ -105,7 +105,7 @@ class OutputLayer(_Strict):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,59}$", description="The layer's name.")
     title: Text = Field(default="", max_length=200)
     style: Style | None = Field(
-        default=None, description="Classes, ramp or rgb; made from the values if left out."
+        default=None, description="Classes, ramp, rgb or vector; made from the values if left out."
     )
 
     @field_validator("name")

@@ -55,7 +55,7 @@ class Publication:
 
 
 class GeoServer:
-    """Publishes raster layers into one workspace.
+    """Publishes raster layers into one workspace; vectors: ``publish.geoserver_vectors``.
 
     Args:
         settings: address, user, workspace, and the tries of repeatable calls that fail for a
@@ -117,7 +117,7 @@ class GeoServer:
             raise ValueError("a layer needs granules, each of its own name")
         uri = f"{self.workspace}:{name}"
         published = self._coverage(name)
-        if _digest_of(published) == digest and self._has_style(name):
+        if digest_of(published) == digest and self._has_style(name):
             return Publication(uri, changed=False)
         self._ensure_workspace()
         if published is not None:
@@ -132,6 +132,8 @@ class GeoServer:
     def delete_layer(self, name: str) -> None:
         """Remove the layer with its store, files and style; nothing happens where it is not."""
         self._delete_store(name)
+        vectors = ("rest", "workspaces", self.workspace, "datastores", name)
+        self._delete(*vectors, recurse="true", purge="all")
         self._delete("rest", "workspaces", self.workspace, "styles", name)
 
     # What is there
@@ -260,8 +262,7 @@ class GeoServer:
     ) -> None:
         document = ET.Element("coverage")
         ET.SubElement(document, "title").text = sld.xml_text(title)
-        mark = f"\n{_DIGEST}{digest}" if digest else ""
-        ET.SubElement(document, "abstract").text = sld.xml_text(f"{abstract}{mark}")
+        ET.SubElement(document, "abstract").text = abstract_with(abstract, digest)
         ET.SubElement(document, "enabled").text = "true"
         if timed:
             document.append(_time_dimension())
@@ -303,10 +304,17 @@ class GeoServer:
                 raise
 
 
-def _digest_of(coverage: dict[str, Any] | None) -> str | None:
-    if coverage is None:
+def abstract_with(abstract: str, digest: str) -> str:
+    """An abstract that ends in the digest of what is published; without one, as it is."""
+    mark = f"\n{_DIGEST}{digest}" if digest else ""
+    return sld.xml_text(f"{abstract}{mark}")
+
+
+def digest_of(described: dict[str, Any] | None) -> str | None:
+    """The digest that a coverage's or feature type's abstract ends in."""
+    if described is None:
         return None
-    _, mark, digest = str(coverage.get("abstract", "")).rpartition(_DIGEST)
+    _, mark, digest = str(described.get("abstract", "")).rpartition(_DIGEST)
     return digest.strip() if mark else None
 
 

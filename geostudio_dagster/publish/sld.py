@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 from xml.etree import ElementTree as ET
 
@@ -52,8 +53,16 @@ def style_document(style: LayerStyle, layer_name: str, title: str = "") -> str:
     _text(user_style, "Name", layer_name)
     _text(user_style, "Title", title or layer_name)
     _text(user_style, "IsDefault", "1")
-    rule = ET.SubElement(ET.SubElement(user_style, "FeatureTypeStyle"), "Rule")
-    symbolizer = ET.SubElement(rule, "RasterSymbolizer")
+    rules = ET.SubElement(user_style, "FeatureTypeStyle")
+    if style["kind"] == "vector":
+        _marks(rules, style)
+    else:
+        _pixels(ET.SubElement(ET.SubElement(rules, "Rule"), "RasterSymbolizer"), style)
+    ET.indent(root)
+    return '<?xml version="1.0" encoding="UTF-8"?>\n' + ET.tostring(root, encoding="unicode") + "\n"
+
+
+def _pixels(symbolizer: ET.Element, style: LayerStyle) -> None:
     _text(symbolizer, "Opacity", "1.0")
     if style["kind"] == "rgb":
         _channels(symbolizer, style)
@@ -61,8 +70,52 @@ def style_document(style: LayerStyle, layer_name: str, title: str = "") -> str:
         _class_colours(symbolizer, style["classes"])
     else:
         _ramp(symbolizer, style["stops"])
-    ET.indent(root)
-    return '<?xml version="1.0" encoding="UTF-8"?>\n' + ET.tostring(root, encoding="unicode") + "\n"
+
+
+def _marks(rules: ET.Element, style: LayerStyle) -> None:
+    """One rule for each dimension: a polygon has a centre and an outline, too, which the other
+    symbolizers would draw.
+    """
+    polygon = ET.SubElement(_rule_of_dimension(rules, "Polygons", 2), "PolygonSymbolizer")
+    _fill(polygon, style["polygon"])
+    _stroke(polygon, style["polygon"])
+    line = ET.SubElement(_rule_of_dimension(rules, "Lines", 1), "LineSymbolizer")
+    _stroke(line, style["line"])
+    point = ET.SubElement(_rule_of_dimension(rules, "Points", 0), "PointSymbolizer")
+    graphic = ET.SubElement(point, "Graphic")
+    mark = ET.SubElement(graphic, "Mark")
+    _text(mark, "WellKnownName", style["point"]["shape"])
+    _fill(mark, style["point"])
+    _stroke(mark, style["point"])
+    _text(graphic, "Size", f"{style['point']['size']:g}")
+
+
+def _rule_of_dimension(rules: ET.Element, title: str, dimension: int) -> ET.Element:
+    rule = ET.SubElement(rules, "Rule")
+    _text(rule, "Title", title)
+    equal = ET.SubElement(ET.SubElement(rule, "ogc:Filter"), "ogc:PropertyIsEqualTo")
+    function = ET.SubElement(equal, "ogc:Function", {"name": "dimension"})
+    # GeoServer's word for "the geometry, whatever its attribute is called".
+    ET.SubElement(function, "ogc:Function", {"name": "geometry"})
+    _text(equal, "ogc:Literal", str(dimension))
+    return rule
+
+
+def _fill(parent: ET.Element, mark: Mapping[str, Any]) -> None:
+    fill = ET.SubElement(parent, "Fill")
+    _parameter(fill, "fill", mark["fill"])
+    _parameter(fill, "fill-opacity", f"{mark['fill_opacity']:g}")
+
+
+def _stroke(parent: ET.Element, mark: Mapping[str, Any]) -> None:
+    stroke = ET.SubElement(parent, "Stroke")
+    _parameter(stroke, "stroke", mark["stroke"])
+    _parameter(stroke, "stroke-width", f"{mark['stroke_width']:g}")
+    _parameter(stroke, "stroke-opacity", f"{mark['stroke_opacity']:g}")
+
+
+def _parameter(parent: ET.Element, name: str, value: str) -> None:
+    ET.SubElement(parent, "CssParameter", {"name": name}).text = xml_text(value)
 
 
 def _class_colours(symbolizer: ET.Element, classes: list[dict[str, Any]]) -> None:

@@ -7,6 +7,11 @@ A style is one of::
     {"kind": "ramp", "nodata": -9999.0, "unit": "t/ha",
      "stops": [{"value": 0.0, "colour": "#440154", "label": "0"}, ...]}
     {"kind": "rgb", "channels": [1, 2, 3], "minimum": 0, "maximum": 255}
+    {"kind": "vector",
+     "point": {"shape": "circle", "fill": "#e4572e", "fill_opacity": 0.9, "stroke": "#ffffff",
+               "stroke_width": 1.0, "stroke_opacity": 1.0, "size": 9.0},
+     "line": {"stroke": ..., "stroke_width": ..., "stroke_opacity": ...},
+     "polygon": {"fill": ..., "fill_opacity": ..., "stroke": ..., ...}}
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ import json
 import re
 import threading
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, ClassVar
@@ -24,21 +24,17 @@ from xml.etree import ElementTree as ET
 import rasterio
 from rasterio.errors import RasterioError
 
+from geostudio_dagster_tests.emulators.geoserver_calls import (
+    ROUTES,
+    Answer,
+    Call,
+    Recorded,
+    RefusedError,
+    route,
+)
+from geostudio_dagster_tests.emulators.geoserver_vectors import DataStore, VectorRoutes
+
 SLD = "{http://www.opengis.net/sld}"
-_XML = {"text/xml", "application/xml"}
-_JSON = {"application/json", "text/json"}
-
-
-@dataclass(frozen=True)
-class Recorded:
-    """One request as it came in; ``body`` is its size in bytes."""
-
-    method: str
-    path: str
-    query: dict[str, str]
-    content_type: str
-    body: int
-    status: int
 
 
 @dataclass
@@ -71,56 +67,12 @@ class Style:
 class Workspace:
     name: str
     stores: dict[str, Store] = field(default_factory=dict)
+    data_stores: dict[str, DataStore] = field(default_factory=dict)
     styles: dict[str, Style] = field(default_factory=dict)
     layers: dict[str, tuple[str | None, str]] = field(default_factory=dict)  # default style
 
 
-class RefusedError(Exception):
-    def __init__(self, status: int, message: str, content_type: str = "text/plain") -> None:
-        super().__init__(message)
-        self.status, self.message, self.content_type = status, message, content_type
-
-
-@dataclass
-class Call:
-    """A parsed request on its way to a handler."""
-
-    query: dict[str, str]
-    content_type: str
-    body: bytes
-
-    @property
-    def recurse(self) -> bool:
-        return self.query.get("recurse") == "true"
-
-    def document(self) -> ET.Element:
-        """The body as XML; JSON bodies are turned into the same shape."""
-        if self.content_type in _XML:
-            try:
-                return ET.fromstring(self.body)
-            except ET.ParseError as error:
-                raise RefusedError(500, f"Could not parse: {error}") from error
-        if self.content_type in _JSON:
-            ((name, value),) = json.loads(self.body).items()
-            return _element(name, value)
-        raise RefusedError(415, f"Content-Type {self.content_type!r} is not supported")
-
-
-Answer = tuple[int, Any]
-Handler = Callable[..., Answer]
-_ROUTES: list[tuple[str, re.Pattern[str], Handler]] = []
-
-
-def route(method: str, pattern: str) -> Callable[[Handler], Handler]:
-    def add(handler: Handler) -> Handler:
-        expression = re.sub(r"<(\w+)>", r"(?P<\1>[^/]+?)", pattern)
-        _ROUTES.append((method, re.compile(expression + r"(?:\.json)?$"), handler))
-        return handler
-
-    return add
-
-
-class GeoServerEmulator:
+class GeoServerEmulator(VectorRoutes):
     """State of the emulated server; serve it with :func:`serving`."""
 
     user = "admin"
@@ -155,7 +107,7 @@ class GeoServerEmulator:
             if not authorised:
                 page = "<html><head><title>401</title></head><body><h1>Unauthorized</h1></body>"
                 raise RefusedError(401, page, "text/html")
-            for known, pattern, handler in _ROUTES:
+            for known, pattern, handler in ROUTES:
                 found = pattern.match(path)
                 if known == method and found:
                     names = {key: unquote(value) for key, value in found.groupdict().items()}
@@ -412,6 +364,8 @@ class GeoServerEmulator:
         if call.recurse:
             for store in workspace.stores.values():
                 store.coverages.pop(layer, None)
+            for vectors in workspace.data_stores.values():
+                vectors.feature_types.pop(layer, None)
         return 200, ""
 
     @route("POST", "/gwc/rest/masstruncate")
@@ -536,12 +490,3 @@ def _index(store: Store, granules: dict[str, bytes]) -> None:
         if crs != store.crs and store.settings.get("HeterogeneousCRS") != "true":
             continue
         store.granules[name] = hashlib.sha256(data).hexdigest()
-
-
-def _element(name: str, value: Any) -> ET.Element:
-    made = ET.Element(name)
-    if isinstance(value, dict):
-        made.extend(_element(key, item) for key, item in value.items())
-    elif value is not None:
-        made.text = str(value)
-    return made

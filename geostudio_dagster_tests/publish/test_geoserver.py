@@ -292,6 +292,7 @@ def test_names_are_escaped_in_paths(
     server.delete_layer("../../workspaces/other?x=1")
     assert {item.path for item in emulator.requests} == {
         "/rest/workspaces/geofm/coveragestores/..%2F..%2Fworkspaces%2Fother%3Fx%3D1",
+        "/rest/workspaces/geofm/datastores/..%2F..%2Fworkspaces%2Fother%3Fx%3D1",
         "/rest/workspaces/geofm/styles/..%2F..%2Fworkspaces%2Fother%3Fx%3D1",
     }
 

@@ -87,11 +87,12 @@
       toggle.checked = visible[layer.name];
       toggle.addEventListener("change", () => {
         visible[layer.name] = toggle.checked;
-        map.setLayoutProperty(layer.name, "visibility", toggle.checked ? "visible" : "none");
+        const { visibility } = layout(layer);
+        for (const { id } of parts(layer)) map.setLayoutProperty(id, "visibility", visibility);
       });
       const row = element("li", {}, element("label", { className: "switch" }, toggle,
         element("span", { text: shortTitle(layer) })));
-      if (layer.name !== INPUT) row.append(opacityRow(layer));
+      if (layer.name !== INPUT && layer.kind !== "vector") row.append(opacityRow(layer));
       return row;
     });
     at("layers").replaceChildren(...rows);
@@ -106,8 +107,7 @@
   }
 
   function opacityRow(layer) {
-    const range = element("input", { type: "range", min: 0, max: 100, step: 1,
-      id: `opacity-${layer.name}` });
+    const range = element("input", { type: "range", min: 0, max: 100, step: 1, id: `opacity-${layer.name}` });
     range.value = Math.round(100 * opacity[layer.name]);
     const output = element("output", { text: `${range.value} %` });
     range.addEventListener("input", () => {
@@ -115,15 +115,23 @@
       output.textContent = `${range.value} %`;
       map.setPaintProperty(layer.name, "raster-opacity", opacity[layer.name]);
     });
-    return element("label", { className: "slider" }, element("span", { text: "Opacity" }),
-      range, output);
+    return element("label", { className: "slider" }, element("span", { text: "Opacity" }), range, output);
   }
 
   function showLegend(layers) {
-    const parts = layers.filter((layer) => layer.style.kind !== "rgb").map((layer) =>
-      layer.style.kind === "classes" ? classLegend(layer.style) : rampLegend(layer.style));
-    at("legend").replaceChildren(...parts);
-    at("legend-section").hidden = parts.length === 0;
+    const shown = layers.filter((layer) => layer.style.kind !== "rgb").map((layer) =>
+      layer.style.kind === "vector" ? vectorLegend(layer)
+        : layer.style.kind === "classes" ? classLegend(layer.style) : rampLegend(layer.style));
+    at("legend").replaceChildren(...shown);
+    at("legend-section").hidden = shown.length === 0;
+  }
+
+  function vectorLegend(layer) {
+    const { fill, fill_opacity: alpha, stroke } = layer.style.polygon;
+    const mark = swatch(fill, alpha);
+    mark.style.border = `2px solid ${stroke}`;
+    return element("ul", { className: "classes" }, element("li", {}, mark,
+      element("span", { className: "name", text: shortTitle(layer) })));
   }
 
   function classLegend(style) {
@@ -133,8 +141,7 @@
       const counted = item.share !== undefined;
       const share = element("span", { className: "share", text: counted ? percent(item.share) : "" });
       const row = element("li", {}, swatch(item.colour, item.opacity),
-        element("span", { className: "name", text: item.name }),
-        share);
+        element("span", { className: "name", text: item.name }), share);
       if (counted) {
         const filled = element("span");
         filled.style.width = `${100 * item.share}%`;
@@ -155,17 +162,16 @@
 
   function rampLegend(style) {
     const { stops } = style;
-    const [low, high] = [stops[0].value, stops[stops.length - 1].value];
+    const [first, last] = [stops[0], stops[stops.length - 1]];
+    const [low, high] = [first.value, last.value];
     const bar = element("div", { className: "ramp" });
     const marks = stops.map((stop) =>
       `${stop.colour} ${(100 * (stop.value - low)) / ((high - low) || 1)}%`);
-    bar.style.background = stops.length > 1 ? `linear-gradient(to right, ${marks.join(", ")})`
-      : stops[0].colour;
+    bar.style.background = stops.length > 1 ? `linear-gradient(to right, ${marks.join(", ")})` : first.colour;
     const label = (stop) => stop.label || number(stop.value, 3);
     const unit = style.unit ? ` ${style.unit}` : "";
     return element("div", {}, bar, element("div", { className: "ramp-labels" },
-      element("span", { text: label(stops[0]) }),
-      element("span", { text: label(stops[stops.length - 1]) + unit })));
+      element("span", { text: label(first) }), element("span", { text: label(last) + unit })));
   }
 
   /* The map */
@@ -202,17 +208,36 @@
   }
 
   function source(layer) {
+    if (layer.kind === "vector") return { type: "geojson", data: layer.features };
     const [west, south, east, north] = layer.bounds;
     const made = { type: "raster", tiles: layer.tiles, tileSize: 256,
       minzoom: layer.minzoom, maxzoom: layer.maxzoom };
     return west < east ? { ...made, bounds: [west, south, east, north] } : made;
   }
 
+  /* The map's layers that draw one of ours: of a vector layer one for each kind of geometry. */
+  function parts(layer) {
+    if (layer.kind !== "vector") return [rasterLayer(layer)];
+    const { point, line, polygon } = layer.style;
+    const drawn = (part, type, geometry, paint) => ({ id: `${layer.name}:${part}`, type, paint,
+      source: layer.name, filter: ["==", ["geometry-type"], geometry], layout: layout(layer) });
+    const stroked = (mark) => ({ "line-color": mark.stroke, "line-width": mark.stroke_width,
+      "line-opacity": mark.stroke_opacity });
+    return [
+      drawn("fill", "fill", "Polygon", { "fill-color": polygon.fill, "fill-opacity": polygon.fill_opacity }),
+      drawn("outline", "line", "Polygon", stroked(polygon)),
+      drawn("line", "line", "LineString", stroked(line)),
+      drawn("point", "circle", "Point", { "circle-color": point.fill, "circle-opacity": point.fill_opacity,
+        "circle-radius": point.size / 2, "circle-stroke-color": point.stroke,
+        "circle-stroke-width": point.stroke_width, "circle-stroke-opacity": point.stroke_opacity }),
+    ];
+  }
+
+  const layout = (layer) => ({ visibility: visible[layer.name] ? "visible" : "none" });
+
   function rasterLayer(layer) {
-    return { id: layer.name, type: "raster", source: layer.name,
-      layout: { visibility: visible[layer.name] ? "visible" : "none" },
-      paint: { "raster-opacity": opacity[layer.name], "raster-fade-duration": 0,
-        "raster-resampling": "nearest" } };
+    return { id: layer.name, type: "raster", source: layer.name, layout: layout(layer),
+      paint: { "raster-opacity": opacity[layer.name], "raster-fade-duration": 0, "raster-resampling": "nearest" } };
   }
 
   function putLayers(layers) {
@@ -222,7 +247,9 @@
       const present = map.getSource(layer.name);
       if (!present) {
         map.addSource(layer.name, source(layer));
-        map.addLayer(rasterLayer(layer), "footprints");
+        for (const part of parts(layer)) map.addLayer(part, "footprints");
+      } else if (layer.kind === "vector") {
+        if (present.serialize().data !== layer.features) present.setData(layer.features);
       } else if (present.tiles[0] !== layer.tiles[0]) {
         present.setTiles(layer.tiles);
       }
@@ -264,8 +291,7 @@
 
   function follow() {
     if (!twin || at("compare").hidden) return;
-    twin.jumpTo({ center: map.getCenter(), zoom: map.getZoom(), bearing: map.getBearing(),
-      pitch: map.getPitch() });
+    twin.jumpTo({ center: map.getCenter(), zoom: map.getZoom(), bearing: map.getBearing(), pitch: map.getPitch() });
   }
 
   function moveDivider() {
@@ -280,7 +306,7 @@
 
   async function readValue(lngLat, popup) {
     const { lng: lon, lat } = lngLat.wrap();
-    const layer = [...described.layers].reverse().find((item) => item.style.kind !== "rgb");
+    const layer = described.layers.findLast((item) => item.point && item.style.kind !== "rgb");
     if (!layer) return;
     const answer = await fetch(
       signed(`${address}/${encodeURIComponent(layer.name)}/point?lon=${lon}&lat=${lat}`));

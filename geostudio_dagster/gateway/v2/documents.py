@@ -200,10 +200,11 @@ def sld_body(layer: LayerRecord) -> str:
 
 
 def layer_document(place: GatewayPlace, layer: LayerRecord, number: int, base: str) -> Document:
-    """A layer with the addresses of its tiles, which browsers may follow without a key."""
+    """A layer with the addresses of its tiles or features, for browsers without a key."""
     address = f"{base}/layers/{layer.request_id}/{quote(layer.name, safe='')}"
     grant = page_grant(place, layer.request_id)
     query = f"?{grant}" if grant else ""
+    vector = layer.kind == "vector"
     return {
         "name": layer.name,
         "title": layer.title,
@@ -215,8 +216,9 @@ def layer_document(place: GatewayPlace, layer: LayerRecord, number: int, base: s
         "style": layer.style,
         "granules": len(layer.granules),
         "published_at": layer.published_at,
-        "tilejson": f"{address}/tilejson.json{query}",
-        "tiles": [f"{address}/tiles/{{z}}/{{x}}/{{y}}.png{query}"],
+        "tilejson": None if vector else f"{address}/tilejson.json{query}",
+        "tiles": [] if vector else [f"{address}/tiles/{{z}}/{{x}}/{{y}}.png{query}"],
+        "features": f"{address}/features.geojson{query}" if vector else None,
     }
 
 

@@ -321,8 +321,9 @@ class LayerOut(BaseModel):
     style: Document
     granules: int
     published_at: ApiTime
-    tilejson: str
+    tilejson: str | None
     tiles: list[str]
+    features: str | None
 
 
 class LayersOut(BaseModel):

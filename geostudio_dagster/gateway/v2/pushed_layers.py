@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
+from pydantic import BaseModel, ValidationError
+
 from geostudio_dagster.gateway.v2.inference_schemas import GeoServerPush
+from geostudio_dagster.planning.output_styles import LineMark, PointMark, PolygonMark
 
 _COLOUR = re.compile(r"#[0-9A-Fa-f]{6}")
 _CHANNELS = ("RedChannel", "GreenChannel", "BlueChannel")
@@ -24,10 +28,11 @@ def pushed_layers(entries: Sequence[GeoServerPush]) -> list[dict[str, Any]]:
         suffix = entry.file_suffix.strip()
         if not suffix:
             continue
-        ending = suffix if "." in suffix else f"{suffix}.tif"
+        style = _style(entry.geoserver_style)
+        usual = "geojson" if style and style["kind"] == "vector" else "tif"
+        ending = suffix if "." in suffix else f"{suffix}.{usual}"
         name = re.sub(r"[^a-z0-9_-]+", "_", entry.layer_name.lower()).strip("_-")[:50] or "output"
         name = f"{name}_output" if name in ("pred", "input_rgb") else name
-        style = _style(entry.geoserver_style)
         title = entry.display_name.strip()
         layers[name] = {"suffix": ending, "name": name, "title": title, "style": style}
     return list(layers.values())[:_MOST]
@@ -45,7 +50,7 @@ def _style(given: str | Mapping[str, Any]) -> dict[str, Any] | None:
     ramp = sorted({item["value"]: item for item in stops}.values(), key=lambda item: item["value"])
     if len(ramp) > 1:
         return {"kind": "ramp", "stops": [{**_without(item, "opacity")} for item in ramp]}
-    return _rgb(given.get("rgb"))
+    return _rgb(given.get("rgb")) or _vector(given)
 
 
 def _entries(style: Mapping[str, Any], kind: str) -> Iterator[dict[str, Any]]:
@@ -75,6 +80,27 @@ def _rgb(given: object) -> dict[str, Any] | None:
     if not isinstance(low, int | float) or not isinstance(high, int | float):
         return None
     return {"kind": "rgb", "channels": channels, "minimum": low, "maximum": high}
+
+
+def _vector(given: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Points, lines and polygons as far as they are told by plain values.
+
+    A value that is to follow a feature's property is left to this platform's default.
+    """
+    marks: dict[str, dict[str, Any]] = {}
+    for name, mark in (("point", PointMark), ("line", LineMark), ("polygon", PolygonMark)):
+        wished = given.get(f"{name}_style")
+        if isinstance(wished, Mapping):
+            shape = {"shape": str(wished.get("well_known_name", "")).lower()}
+            marks[name] = dict(_understood(mark, {**wished, **shape}))
+    return {"kind": "vector", **marks} if marks else None
+
+
+def _understood(mark: type[BaseModel], wished: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for key in mark.model_fields:
+        if key in wished and not isinstance(wished[key], bool):
+            with suppress(ValidationError):
+                yield key, getattr(mark.model_validate({key: wished[key]}), key)
 
 
 def _without(item: Mapping[str, Any], key: str) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import pytest
 from geostudio_dagster.catalog.states import PROCESSOR
 from geostudio_dagster.gateway.v2.inference_schemas import GeoServerPush
 from geostudio_dagster.gateway.v2.pushed_layers import pushed_layers
+from geostudio_dagster.planning.output_styles import LineMark, PolygonMark, VectorStyle
 from geostudio_dagster.planning.request import OutputLayer
 from geostudio_dagster_tests.gateway.v2.requesting import post as submit
 from geostudio_dagster_tests.gateway.v2.requesting import wish
@@ -291,3 +292,24 @@ def test_styles_of_pushed_layers_are_ours(style: Any, expected: dict[str, Any] |
     if "stops" in expected:
         document["stops"] = [(stop["value"], stop["colour"]) for stop in document["stops"]]
     assert expected.items() <= {**document, "channels": list(document.get("channels", ()))}.items()
+
+
+def test_vector_styles_of_pushed_layers_keep_their_plain_values() -> None:
+    by_property = {"property_name": "depth", "property_values": [{"value": 1, "output": 2}]}
+    style = {
+        "point_style": {"well_known_name": "Star", "fill": "#00ff00", "size": 12},
+        "line_style": {"stroke": "blue", "stroke_width": by_property},
+        "polygon_style": {"fill": "#112233", "fill_opacity": 0.25, "stroke_width": 3},
+    }
+    push = {**PUSH, "file_suffix": "_floods", "geoserver_style": style}
+    (layer,) = pushed_layers([GeoServerPush(**push)])
+    made = OutputLayer.model_validate(layer)
+    assert made.suffix == "_floods.geojson"
+    assert isinstance(made.style, VectorStyle)
+    assert (made.style.point.shape, made.style.point.fill, made.style.point.size) == (
+        "star",
+        "#00ff00",
+        12,
+    )
+    assert made.style.line == LineMark()
+    assert made.style.polygon == PolygonMark(fill="#112233", fill_opacity=0.25, stroke_width=3)
