@@ -5,6 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
+from bench.compilers import Way
+
 
 class Ours:
     """The engine, and its floor: the forward pass of the same patches out of memory."""
@@ -163,4 +165,4 @@ class TerraTorch:
             file.write(classes, 1)
 
 
-KINDS = {"ours": Ours, "terratorch": TerraTorch}
+KINDS = {"ours": Ours, "terratorch": TerraTorch, "way": Way}

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.samples import medians, ratio
-from geostudio_dagster.prediction.options import usable_cores
+from geostudio_dagster.cores import usable_cores
 
 
 def conclude(samples, place: Path):

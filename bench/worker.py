@@ -22,7 +22,7 @@ class Worker:
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True
         )
-        self._answer()
+        self.set_up = self._answer()
 
     def __enter__(self):
         return self
@@ -61,6 +61,11 @@ def _await_quiet(patience):
             return
 
 
+def cpu_seconds():
+    """CPU seconds of this process and of the children that it waited for."""
+    return sum(os.times()[:4])
+
+
 def busy_seconds():
     """CPU seconds that all processes of this machine have used so far; 0 where unknown."""
     with contextlib.suppress(OSError):
@@ -76,17 +81,18 @@ def _serve(kind, settings):
     os.dup2(2, 1)
     from bench.contenders import KINDS
 
+    began, cpu = time.perf_counter(), cpu_seconds()
     contender = KINDS[kind](**settings)
-    _send(answers, {"ready": True})
+    _send(answers, {"wall": time.perf_counter() - began, "cpu": cpu_seconds() - cpu})
     for line in sys.stdin:
         method, arguments = json.loads(line)
-        began, cpu = time.perf_counter(), time.process_time()
+        began, cpu = time.perf_counter(), cpu_seconds()
         result = getattr(contender, method)(*arguments)
         _send(
             answers,
             {
                 "wall": time.perf_counter() - began,
-                "cpu": time.process_time() - cpu,
+                "cpu": cpu_seconds() - cpu,
                 "result": result,
             },
         )

@@ -175,6 +175,10 @@ Shared = Annotated[int | None, typer.Option(min=0, help="Pixels that neighbours 
 Cut = Annotated[int | None, typer.Option(min=0, help="Pixels cut from inner edges.")]
 BatchSize = Annotated[int | None, typer.Option(min=1, help="Patches per forward pass.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:1; a GPU if there is one.")]
+Engine = Annotated[
+    Literal["auto", "onnxruntime", "openvino"] | None,
+    typer.Option(help="What runs ONNX models; auto is OpenVINO where it is installed."),
+]
 Arithmetic = Annotated[
     Literal["exact", "auto"],
     typer.Option(help="exact is float32, auto is bfloat16 where the processor has it."),
@@ -208,6 +212,7 @@ def predict(
             "data folder. By default where that folder is."
         ),
     ] = None,
+    onnx_engine: Engine = None,
     profile: Annotated[
         Path | None, typer.Option(help="Draw the stages' timeline into this .svg or .html file.")
     ] = None,
@@ -222,6 +227,7 @@ def predict(
         run,
         summary,
     )
+    from geostudio_dagster.prediction.command import onnx_engine as engine_of
 
     if more and len(inputs) > 1:
         # --input a b --input c d would lose its order.
@@ -236,6 +242,7 @@ def predict(
             trim=trim,
             calibrations=calibrations(calibrate),
             profile=profile,
+            onnx_engine=engine_of(onnx_engine),
         )
         job = Job(model, (*inputs, *(more or ())), output, options, probabilities)
         facts = run(job, err)

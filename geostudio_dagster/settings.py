@@ -263,6 +263,9 @@ class Settings(BaseSettings):
     calibrate: bool = Field(
         default=True, description="Measure batch size and threads for each model on each machine."
     )
+    onnx_engine: Literal["auto", "onnxruntime", "openvino"] = Field(
+        default="auto", description="What runs ONNX models; auto is OpenVINO where it is installed."
+    )
     max_request_bytes: int = Field(default=16 * 1024**2, gt=0)
     max_tasks: int = Field(default=100_000, gt=0)
     fetch: FetchSettings = FetchSettings()

@@ -25,6 +25,7 @@ _LEAST_CLASSES = 2
 _COLOUR = re.compile(r"^#[0-9A-Fa-f]{6}$")
 
 RuntimeName = Literal["torchscript", "torch_export", "terratorch", "onnx", "http"]
+OnnxEngine = Literal["auto", "onnxruntime", "openvino"]
 TaskKind = Literal["segmentation", "regression"]
 Output = Literal["classes", "probabilities"]
 

@@ -6,18 +6,18 @@ import threading
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
-from geostudio_dagster.models.bundle import Bundle
+from geostudio_dagster.models.bundle import Bundle, OnnxEngine
 
 if TYPE_CHECKING:
     from geostudio_dagster.models.runtime import Model
 
 CAPACITY = 2
 
-_Key = tuple[str, str]
+_Key = tuple[str, str, OnnxEngine]
 
 
 class ModelCache:
-    """Keeps the models used last, by digest and device. Threads may share it."""
+    """Keeps the models used last, by digest, device and ONNX engine. Threads may share it."""
 
     def __init__(self, capacity: int = CAPACITY) -> None:
         self.loads = 0
@@ -26,18 +26,18 @@ class ModelCache:
         self._lock = threading.Lock()
         self._loading: dict[_Key, threading.Lock] = {}
 
-    def get(self, bundle: Bundle, device: str) -> Model:
+    def get(self, bundle: Bundle, device: str, onnx_engine: OnnxEngine = "auto") -> Model:
         """The loaded model; whoever asks first loads it, others of the same key wait for that.
 
         Raises:
             TaskError: as for :func:`geostudio_dagster.models.runtime.load_runtime`.
         """
-        key = bundle.digest, device
+        key = bundle.digest, device, onnx_engine
         with self._lock:
             gate = self._loading.setdefault(key, threading.Lock())
         with gate:
             model = self._recall(key)
-            return model if model is not None else self._load(bundle, device)
+            return model if model is not None else self._load(bundle, key)
 
     def clear(self) -> None:
         """Forget all models."""
@@ -51,13 +51,13 @@ class ModelCache:
                 self._models.move_to_end(key)
             return model
 
-    def _load(self, bundle: Bundle, device: str) -> Model:
+    def _load(self, bundle: Bundle, key: _Key) -> Model:
         from geostudio_dagster.models.runtime import load_runtime
 
-        model = load_runtime(bundle, device)
+        model = load_runtime(bundle, *key[1:])
         with self._lock:
             self.loads += 1
-            self._models[bundle.digest, device] = model
+            self._models[key] = model
             while len(self._models) > self._capacity:
                 self._models.popitem(last=False)
         return model
@@ -66,6 +66,6 @@ class ModelCache:
 MODELS = ModelCache()
 
 
-def loaded(bundle: Bundle, device: str = "cpu") -> Model:
+def loaded(bundle: Bundle, device: str = "cpu", onnx_engine: OnnxEngine = "auto") -> Model:
     """The bundle's model on ``device``, from this process's cache."""
-    return MODELS.get(bundle, device)
+    return MODELS.get(bundle, device, onnx_engine)

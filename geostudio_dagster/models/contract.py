@@ -62,6 +62,10 @@ class Runtime(Protocol):
     """A loaded model. Several threads may ask it at the same time."""
 
     @property
+    def engine(self) -> str:
+        """What computes: ``torch``, ``onnxruntime``, ``openvino`` or ``endpoint``."""
+
+    @property
     def device(self) -> str:
         """Where its outputs are, and its inputs best are."""
 
@@ -75,7 +79,7 @@ class Runtime(Protocol):
 
     @property
     def autocasts(self) -> bool:
-        """Whether torch's autocast makes it compute in bfloat16."""
+        """Whether it computes in bfloat16 where the calling thread is under torch's autocast."""
 
     def forward(self, pixels: Tensor) -> Any:
         """The model's output for float32 (N, planes, H, W), normalised: (N, channels, H, W).

@@ -25,6 +25,7 @@ class TorchRuntime:
     device: str
     batch_size: int | None = None
 
+    engine: ClassVar[str] = "torch"
     concurrency: ClassVar[None] = None
     autocasts: ClassVar[bool] = True
 

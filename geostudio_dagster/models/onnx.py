@@ -1,23 +1,26 @@
-"""ONNX models, run by onnxruntime, which is imported only when such a model loads."""
+"""ONNX models, run by onnxruntime or OpenVINO, which are imported only when such a model loads."""
 
 from __future__ import annotations
 
+import importlib.util
+import logging
 import threading
-from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from geostudio_dagster.errors import TaskError
-from geostudio_dagster.models.bundle import Bundle
-from geostudio_dagster.models.contract import InputSpec
+from geostudio_dagster.models.bundle import Bundle, OnnxEngine
+from geostudio_dagster.models.contract import Runtime
+from geostudio_dagster.models.onnx_graph import OnnxGraph
+from geostudio_dagster.models.openvino import OpenVinoRuntime
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
-_FLOAT = "tensor(float)"
+log = logging.getLogger(__name__)
+
 _CUDA = "CUDAExecutionProvider"
 
 
@@ -29,30 +32,24 @@ class OnnxRuntime:
     when that number changes; only one is kept, since each holds the weights.
     """
 
+    engine: ClassVar[str] = "onnxruntime"
     concurrency: ClassVar[None] = None
     autocasts: ClassVar[bool] = False
 
-    def __init__(self, path: Path, spec: InputSpec, device: str) -> None:
+    def __init__(self, graph: OnnxGraph, device: str) -> None:
         from onnxruntime import get_available_providers
 
-        self._path = path
-        self._spec = spec
+        self._graph = graph
         self._cuda = device.startswith("cuda") and _CUDA in get_available_providers()
         self.device = device if self._cuda else "cpu"
+        self.batch_size = graph.batch_size
         self._lock = threading.Lock()
         self._made: tuple[int, InferenceSession] | None = None
-        first = self._session()
-        self._inputs = _input_names(first, spec)
-        sizes = {item.shape[0] for item in first.get_inputs()}
-        fixed = [size for size in sizes if isinstance(size, int)]
-        self.batch_size: int | None = fixed[0] if fixed else None
+        self._session()  # a file that can't be used is told now
 
     def forward(self, pixels: Tensor) -> Any:
         """The graph's first output, on ``device``."""
-        given = self._spec.arrange(pixels.cpu())
-        planes = given if isinstance(given, dict) else {self._inputs[0]: given}
-        feed = {name: plane.contiguous().numpy() for name, plane in planes.items()}
-        first = self._session().run(None, feed)[0]
+        first = self._session().run(None, self._graph.feed(pixels))[0]
         return torch.from_numpy(first).to(self.device)
 
     def _session(self) -> InferenceSession:
@@ -76,67 +73,38 @@ class OnnxRuntime:
         if self._cuda:
             number = int(self.device.partition(":")[2] or 0)
             providers.insert(0, (_CUDA, {"device_id": number}))
-        return InferenceSession(str(self._path), options, providers=providers)
+        return InferenceSession(str(self._graph.path), options, providers=providers)
 
 
-def load_onnx(bundle: Bundle, device: str) -> OnnxRuntime:
+def load_onnx(bundle: Bundle, device: str, engine: OnnxEngine = "auto") -> Runtime:
     """An ONNX graph of one input, or of one input per modality, named like it.
+
+    On a processor ``auto`` is OpenVINO where it is installed and takes the graph; everywhere
+    else it is onnxruntime.
 
     Raises:
         TaskError: ``model_unusable``, the graph takes something else, or refers to files that
-            are not the bundle's.
+            are not the bundle's; ``no_such_engine``.
     """
-    _check_external_data(bundle)
-    return OnnxRuntime(bundle.weights_path, InputSpec.of(bundle.manifest), device)
-
-
-def _input_names(session: InferenceSession, spec: InputSpec) -> list[str]:
-    inputs = {item.name: item for item in session.get_inputs()}
-    wanted = [name for name, _ in spec.modalities]
-    if wanted != [""] and set(inputs) != set(wanted):
-        raise _unusable(
-            f"has the inputs {', '.join(inputs)}, but the manifest the modalities "
-            f"{', '.join(wanted)}"
+    installed = importlib.util.find_spec("openvino") is not None
+    if engine == "openvino" and not installed:
+        raise TaskError(
+            "no_such_engine",
+            "OpenVINO is not installed here; install geostudio-dagster[openvino], or leave the "
+            "choice of the ONNX engine to auto.",
         )
-    if wanted == [""] and len(inputs) != 1:
-        raise _unusable(f"has {len(inputs)} inputs ({', '.join(inputs)}); it must have one")
-    for item in inputs.values():
-        if item.type != _FLOAT:
-            raise _unusable(f"takes {item.type} as {item.name}; it must take float32")
-    return list(inputs)
-
-
-def _check_external_data(bundle: Bundle) -> None:
-    """Make sure that the weights beside the graph are files of this bundle and no others."""
-    import onnx
-
-    model = onnx.load(str(bundle.weights_path), load_external_data=False)
-    folder = bundle.folder.resolve()
-    base = bundle.weights_path.parent
-    own = {(bundle.folder / name).resolve() for name in bundle.manifest.all_files}
-    for location in sorted(set(_external_locations(model))):
-        path = (base / location).resolve()
-        if Path(location).is_absolute() or not path.is_relative_to(folder):
-            raise _unusable(f"keeps weights in {location}, outside the bundle's folder")
-        if path not in own:
-            raise _unusable(f"keeps weights in {location}; list it under files in the manifest")
-
-
-def _external_locations(message: Any) -> Iterator[str]:
-    """Files that tensors anywhere in a protobuf message are kept in."""
-    from onnx import TensorProto
-
-    if isinstance(message, TensorProto):
-        if message.data_location == TensorProto.EXTERNAL:
-            yield from (item.value for item in message.external_data if item.key == "location")
-        return
-    for field, value in message.ListFields():
-        if field.message_type is None:
-            continue
-        # A repeated field is a sequence of messages.
-        for part in value if hasattr(value, "__len__") else [value]:
-            yield from _external_locations(part)
-
-
-def _unusable(clause: str) -> TaskError:
-    return TaskError("model_unusable", f"The ONNX model {clause}.")
+    if engine == "openvino" and device != "cpu":
+        raise TaskError(
+            "no_such_engine", f"OpenVINO computes on the processor only, not on {device}."
+        )
+    graph = OnnxGraph.of(bundle)
+    if engine == "onnxruntime" or device != "cpu" or not installed:
+        return OnnxRuntime(graph, device)
+    try:
+        return OpenVinoRuntime(graph)
+    except TaskError as error:
+        if engine == "openvino":
+            raise
+        # It knows fewer operations than onnxruntime does.
+        log.warning("onnxruntime computes instead: %s", error)
+        return OnnxRuntime(graph, device)

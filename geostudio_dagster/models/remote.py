@@ -48,6 +48,7 @@ class RemoteRuntime:
             that the request is wrong; ``endpoint_wrong``, its answer is not an output.
     """
 
+    engine: ClassVar[str] = "endpoint"
     device: ClassVar[str] = "cpu"
     autocasts: ClassVar[bool] = False
 

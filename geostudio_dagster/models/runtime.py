@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from geostudio_dagster.errors import TaskError
-from geostudio_dagster.models.bundle import Bundle, BundleManifest
+from geostudio_dagster.models.bundle import Bundle, BundleManifest, OnnxEngine
 from geostudio_dagster.models.contract import InputSpec, Loader, Runtime
 from geostudio_dagster.models.exported import load_exported, load_scripted
 from geostudio_dagster.models.folding import fold_batch_norms
@@ -23,7 +24,6 @@ _LOADERS: dict[str, Loader] = {
     "torchscript": load_scripted,
     "torch_export": load_exported,
     "terratorch": load_terratorch,
-    "onnx": load_onnx,
     "http": load_endpoint,
 }
 _OUTPUT_KEYS = ("output", "logits", "out", "prediction")
@@ -46,6 +46,11 @@ class Model:
     folded: int = 0
 
     @property
+    def engine(self) -> str:
+        """What computes: ``torch``, ``onnxruntime``, ``openvino`` or ``endpoint``."""
+        return self.runtime.engine
+
+    @property
     def batch_size(self) -> int | None:
         """The only batch size that the model takes, or None for any."""
         return self.runtime.batch_size
@@ -57,7 +62,7 @@ class Model:
 
     @property
     def autocasts(self) -> bool:
-        """Whether torch's autocast makes it compute in bfloat16."""
+        """Whether it computes in bfloat16 where the calling thread is under torch's autocast."""
         return self.runtime.autocasts
 
     @property
@@ -81,16 +86,18 @@ class Model:
         return output
 
 
-def load_runtime(bundle: Bundle, device: str = "cpu") -> Model:
+def load_runtime(bundle: Bundle, device: str = "cpu", onnx_engine: OnnxEngine = "auto") -> Model:
     """Load the bundle's weights and try them on one empty patch.
 
     Raises:
         TaskError: ``model_unusable``, weights that don't load, don't fit the configuration, or
-            give an output that isn't what the manifest says.
+            give an output that isn't what the manifest says; ``no_such_engine``, what is to run
+            ONNX models isn't there.
     """
     manifest = bundle.manifest
+    loaders = _LOADERS | {"onnx": partial(load_onnx, engine=onnx_engine)}
     try:
-        runtime = _LOADERS[manifest.runtime](bundle, device)
+        runtime = loaders[manifest.runtime](bundle, device)
     except TaskError:
         raise
     except Exception as error:

@@ -26,10 +26,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from geostudio_dagster.cores import usable_cores
 from geostudio_dagster.models.runtime import Model
 from geostudio_dagster.prediction.batches import Batch
 from geostudio_dagster.prediction.forward import ForwardPass, ForwardPlan, host_memory
-from geostudio_dagster.prediction.options import PredictOptions, usable_cores
+from geostudio_dagster.prediction.options import PredictOptions
 from geostudio_dagster.prediction.report import StageClock, peak_rss
 
 # Patches from which on measuring pays back. By count, not by time: whether a task is calibrated
@@ -66,7 +67,7 @@ def calibrated(
         digest: the bundle's.
         shape: planes, height and width of a patch.
     """
-    key = _key(rule, options, digest, shape)
+    key = _key(rule, options, model, digest, shape)
     name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
     path = folder / f"{name[:32]}.json"
     found = _read(path)
@@ -187,7 +188,11 @@ def _timed(model: Model, plan: ForwardPlan, shape: tuple[int, int, int], count: 
 
 
 def _key(
-    rule: ForwardPlan, options: PredictOptions, digest: str, shape: tuple[int, int, int]
+    rule: ForwardPlan,
+    options: PredictOptions,
+    model: Model,
+    digest: str,
+    shape: tuple[int, int, int],
 ) -> dict[str, Any]:
     """All that the best choice depends on."""
     device = "cpu"
@@ -196,6 +201,7 @@ def _key(
     return {
         "model": digest,
         "patch": shape,
+        "engine": model.engine,
         "dtype": rule.dtype,
         "device": device,
         "processor": _processor(),

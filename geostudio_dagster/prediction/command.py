@@ -24,7 +24,7 @@ from rich.progress import (
 from rich.text import Text
 
 from geostudio_dagster.errors import GeostudioError, InvalidRequest, TaskError
-from geostudio_dagster.models.bundle import Bundle, load_bundle, with_probabilities
+from geostudio_dagster.models.bundle import Bundle, OnnxEngine, load_bundle, with_probabilities
 from geostudio_dagster.prediction.destination import destination
 from geostudio_dagster.prediction.engine import Progress as Report
 from geostudio_dagster.prediction.engine import predict
@@ -126,6 +126,12 @@ def calibrations(wanted: bool | None) -> Path | None:
     if wanted is None:
         wanted = settings.calibrate and settings.data_folder.is_dir()
     return settings.calibrations if wanted else None
+
+
+def onnx_engine(wanted: OnnxEngine | None) -> OnnxEngine:
+    """What runs ONNX models: as wanted, or as the settings say."""
+    with _as_sentences():
+        return wanted or read_settings().onnx_engine
 
 
 def summary(facts: dict[str, Any]) -> str:

@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING
 import rasterio
 from rasterio.transform import array_bounds
 
+from geostudio_dagster.cores import usable_cores
 from geostudio_dagster.errors import Cancelled, TaskError
 from geostudio_dagster.models.bundle import Bundle
 from geostudio_dagster.models.cache import loaded
 from geostudio_dagster.prediction.batches import Batch, BatchReader, Patch
-from geostudio_dagster.prediction.options import PredictOptions, usable_cores
+from geostudio_dagster.prediction.options import PredictOptions
 from geostudio_dagster.prediction.readahead import read_ahead
 from geostudio_dagster.prediction.report import PredictionReport, StageClock, peak_rss
 from geostudio_dagster.prediction.timeline import write_timeline
@@ -113,13 +114,14 @@ def _prepare(
     from geostudio_dagster.prediction.forward import choose_device
 
     with clock.measure("model"):
-        model = loaded(bundle, choose_device(options))
+        model = loaded(bundle, choose_device(options), options.onnx_engine)
     grid = _patch_grid(scene, bundle, options)
     with clock.measure("calibrate"):
         plan = _plan(options, model, bundle, grid, core)
     log.info(
-        "model %s on %s, %s, batches of %d, %d x %d threads; %d x %d pixels to predict",
+        "model %s by %s on %s, %s, batches of %d, %d x %d threads; %d x %d pixels to predict",
         bundle.manifest.name,
+        model.engine,
         plan.device,
         plan.dtype,
         plan.batch_size,
@@ -232,6 +234,7 @@ class _Run:
             workers=plan.workers,
             threads=plan.threads,
             device=plan.device,
+            engine=self._model.engine,
             dtype=plan.dtype,
             patch=grid.size,
             overlap=grid.overlap,
@@ -244,7 +247,7 @@ class _Run:
             crs=self._scene.crs.to_string(),
             shape=(output.bands, core.height, core.width),
             peak_rss=peak_rss(),
-            versions={name: importlib.metadata.version(name) for name in _VERSIONS},
+            versions=_versions(self._model.engine),
         )
 
     def _tags(self) -> dict[str, str]:
@@ -254,6 +257,7 @@ class _Run:
             "GEOSTUDIO_MODEL": manifest.name,
             "GEOSTUDIO_DIGEST": self._bundle.digest,
             "GEOSTUDIO_BATCH": str(plan.batch_size),
+            "GEOSTUDIO_ENGINE": self._model.engine,
             "GEOSTUDIO_DTYPE": plan.dtype,
             "GEOSTUDIO_DEVICE": plan.device,
             "GEOSTUDIO_THREADS": f"{plan.workers}x{plan.threads}",
@@ -318,6 +322,13 @@ def _plan(
     return calibration.calibrated(
         plan, options, model, folder=folder, digest=bundle.digest, shape=shape
     )
+
+
+def _versions(engine: str) -> dict[str, str]:
+    """Versions of what a result depends on; an endpoint's is not known."""
+    names = dict.fromkeys((*_VERSIONS, engine))
+    names.pop("endpoint", None)
+    return {name: importlib.metadata.version(name) for name in names}
 
 
 def _patch_grid(scene: Scene, bundle: Bundle, options: PredictOptions) -> PatchGrid:

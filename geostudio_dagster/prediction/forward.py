@@ -14,10 +14,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from geostudio_dagster.cores import usable_cores
 from geostudio_dagster.errors import TaskError
 from geostudio_dagster.models.runtime import Model
 from geostudio_dagster.prediction.batches import Batch
-from geostudio_dagster.prediction.options import PredictOptions, usable_cores
+from geostudio_dagster.prediction.options import PredictOptions
 from geostudio_dagster.prediction.report import StageClock
 
 # Measured for two one-thread workers and a ResNet-18 U-Net, CPU ms per patch: float32 59 at 2, 54

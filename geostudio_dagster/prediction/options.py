@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+
+from geostudio_dagster.models.bundle import OnnxEngine
 
 Precision = Literal["exact", "auto"]
 
@@ -17,6 +18,8 @@ class PredictOptions:
     Attributes:
         device: ``cpu``, ``cuda``, ``cuda:1``; None takes a GPU where there is one.
         precision: ``exact`` is float32; ``auto`` is bfloat16 where the processor has it.
+        onnx_engine: what runs ONNX models: ``openvino``, ``onnxruntime``; ``auto`` is OpenVINO on
+            a processor, where it is installed.
         batch_size: patches per forward pass.
         workers: forward passes at the same time, each in its own thread.
         threads: threads within one forward pass.
@@ -40,16 +43,10 @@ class PredictOptions:
     memory: int = 64 * 1024**2
     calibrations: Path | None = None
     profile: Path | None = None
+    onnx_engine: OnnxEngine = "auto"
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "workers", "threads", "patch"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, not {value}")
-
-
-def usable_cores() -> int:
-    """Processor cores that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -76,6 +76,7 @@ class PredictionReport:
         pixels: pixels of the window, valid or not.
         patches: patches that went through the model.
         skipped_patches: patches without a single valid pixel, which did not.
+        engine: what computed: torch, onnxruntime, openvino or an endpoint.
         seconds: wall seconds by stage: total, model, read, normalise, forward, blend, write,
             cog, and stall, the time in which the forward loop waited for pixels.
         stalls: how often it waited; at least once, for the first batch.
@@ -93,6 +94,7 @@ class PredictionReport:
     workers: int
     threads: int
     device: str
+    engine: str
     dtype: str
     patch: int
     overlap: int

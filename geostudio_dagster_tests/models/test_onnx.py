@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import sys
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+import rasterio
 import torch
 import yaml
 
 from geostudio_dagster.errors import TaskError
-from geostudio_dagster.models.bundle import MANIFEST, Bundle, load_bundle
+from geostudio_dagster.models.bundle import MANIFEST, Bundle, OnnxEngine, load_bundle
+from geostudio_dagster.models.onnx import load_onnx
 from geostudio_dagster.models.runtime import load_runtime
 from geostudio_dagster.prediction import PredictOptions, predict
+from geostudio_dagster.prediction.options import Precision
 from geostudio_dagster_tests.prediction.builders import (
     Convolutions,
     read,
@@ -21,6 +26,10 @@ from geostudio_dagster_tests.prediction.builders import (
     write_bundle,
     write_raster,
 )
+
+ENGINES: tuple[OnnxEngine, ...] = ("onnxruntime", "openvino")
+
+each_engine = pytest.mark.parametrize("engine", ENGINES)
 
 
 @pytest.fixture(scope="module")
@@ -58,12 +67,16 @@ def outside(folder: Path, location: str, bundle: Bundle) -> Path:
 
 
 @pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(
+    ("engine", "precision"),
+    [("onnxruntime", "auto"), ("onnxruntime", "exact"), ("openvino", "exact")],
+)
 def test_a_scene_is_what_the_network_makes_of_it(
-    tmp_path: Path, bundle: Bundle, threads: int
+    tmp_path: Path, bundle: Bundle, threads: int, engine: OnnxEngine, precision: Precision
 ) -> None:
     pixels = np.random.default_rng(0).normal(size=(3, 150, 90)).astype(np.float32)
     scene = write_raster(tmp_path / "s.tif", pixels)
-    options = PredictOptions(precision="auto", workers=2, threads=threads)
+    options = PredictOptions(precision=precision, workers=2, threads=threads, onnx_engine=engine)
     report = predict(
         scene,
         listed_trim(tmp_path, bundle),
@@ -71,52 +84,145 @@ def test_a_scene_is_what_the_network_makes_of_it(
         scratch=tmp_path,
         options=options,
     )
-    assert report.dtype == "float32", "onnxruntime computes as the graph says"
+    # onnxruntime computes as the graph says; OpenVINO would take bfloat16 if it were let.
+    assert report.dtype == "float32"
+    assert report.engine == engine
+    assert report.versions[engine] == importlib.metadata.version(engine)
+    with rasterio.open(tmp_path / "o.tif") as file:
+        assert file.tags()["GEOSTUDIO_ENGINE"] == engine
     expected = whole_forward(Convolutions(3, 4), pixels)
     np.testing.assert_allclose(read(tmp_path / "o.tif"), expected, atol=2e-5)
+
+
+def test_openvino_takes_bfloat16_where_the_processor_has_it(tmp_path: Path, bundle: Bundle) -> None:
+    pixels = np.random.default_rng(0).normal(size=(3, 150, 90)).astype(np.float32)
+    scene = write_raster(tmp_path / "s.tif", pixels)
+    outputs = []
+    for number in range(2):
+        target = tmp_path / f"{number}.tif"
+        options = PredictOptions(precision="auto", onnx_engine="openvino")
+        report = predict(
+            scene, listed_trim(tmp_path / str(number), bundle), target, scratch=tmp_path,
+            options=options,
+        )  # fmt: skip
+        outputs.append(target.read_bytes())
+    native = load_runtime(bundle, onnx_engine="openvino").autocasts
+    assert report.dtype == ("bfloat16" if native else "float32")
+    assert outputs[0] == outputs[1]
+    expected = whole_forward(Convolutions(3, 4), pixels)
+    error = np.abs(read(tmp_path / "0.tif") - expected).max() / np.abs(expected).max()
+    assert error < 0.02
+    assert (error > 1e-4) == native
+
+
+def test_openvino_follows_the_callers_precision(bundle: Bundle) -> None:
+    model = load_runtime(bundle, onnx_engine="openvino")
+    pixels = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    expected = Convolutions(3, 4)(pixels).detach()
+    for _ in range(2):
+        torch.testing.assert_close(model(pixels), expected, atol=2e-5, rtol=1e-5)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            rounded = model(pixels)
+        torch.testing.assert_close(rounded, expected, atol=0.02 * expected.abs().max(), rtol=0)
+
+
+@pytest.mark.parametrize(("batch", "workers", "threads"), [(1, 1, 1), (3, 2, 1), (8, 3, 2)])
+def test_how_openvino_is_asked_changes_a_scene_by_rounding_alone(
+    tmp_path: Path, bundle: Bundle, batch: int, workers: int, threads: int
+) -> None:
+    pixels = np.random.default_rng(0).normal(size=(3, 150, 90)).astype(np.float32)
+    scene = write_raster(tmp_path / "s.tif", pixels)
+    given = PredictOptions(
+        batch_size=batch, workers=workers, threads=threads, onnx_engine="openvino"
+    )
+    for name, options in (("a", PredictOptions(onnx_engine="openvino")), ("b", given)):
+        predict(scene, bundle, tmp_path / f"{name}.tif", scratch=tmp_path, options=options)
+    np.testing.assert_allclose(read(tmp_path / "a.tif"), read(tmp_path / "b.tif"), atol=1e-5)
+
+
+def test_openvino_is_taken_where_it_is_installed(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert load_runtime(bundle).engine == "openvino"
+    assert load_runtime(bundle, onnx_engine="onnxruntime").engine == "onnxruntime"
+    monkeypatch.setitem(sys.modules, "openvino", None)  # as Python has it for what isn't there
+    assert load_runtime(bundle).engine == "onnxruntime"
+    with pytest.raises(TaskError, match=r"install geostudio-dagster\[openvino\]") as caught:
+        load_runtime(bundle, onnx_engine="openvino")
+    assert caught.value.code == "no_such_engine"
+
+
+def test_openvino_computes_on_the_processor_only(bundle: Bundle) -> None:
+    with pytest.raises(TaskError, match="on the processor only, not on cuda:1"):
+        load_onnx(bundle, "cuda:1", "openvino")
+
+
+def test_what_openvino_does_not_know_is_left_to_onnxruntime(tmp_path: Path, bundle: Bundle) -> None:
+    (tmp_path / MANIFEST).write_bytes((bundle.folder / MANIFEST).read_bytes())
+    node = onnx.helper.make_node(
+        "Scaler", ["x"], ["y"], domain="ai.onnx.ml", offset=[1.0], scale=[2.0]
+    )
+    save_graph(tmp_path / "model.onnx", node, {"x": 3})
+    model = load_runtime(load_bundle(tmp_path))
+    assert model.engine == "onnxruntime"
+    pixels = torch.randn(2, 3, 32, 32)
+    torch.testing.assert_close(model(pixels), 2 * (pixels - 1))
+    sentence = (
+        "can't be run by OpenVINO: No conversion rule found for operations: "
+        r"ai\.onnx\.ml\.Scaler\.$"
+    )
+    with pytest.raises(TaskError, match=sentence):
+        load_runtime(load_bundle(tmp_path), onnx_engine="openvino")
 
 
 def listed_trim(tmp_path: Path, bundle: Bundle) -> Bundle:
     """The bundle trimmed by its receptive field, which makes tiling exact."""
     folder = tmp_path / "trimmed"
-    folder.mkdir()
+    folder.mkdir(parents=True)
     for path in bundle.folder.iterdir():
         (folder / path.name).write_bytes(path.read_bytes())
     return listed(folder, patch={"size": 32, "overlap": 8, "trim": 3})
 
 
-def test_a_fixed_batch_size_is_found(tmp_path: Path) -> None:
+@each_engine
+def test_a_fixed_batch_size_is_found(tmp_path: Path, engine: OnnxEngine) -> None:
     fixed = write_bundle(tmp_path / "b", Convolutions(3, 4), runtime="onnx", batch=3)
-    model = load_runtime(fixed)
+    model = load_runtime(fixed, onnx_engine=engine)
     assert (model.batch_size, model.channels, model.device) == (3, 4, "cpu")
     pixels = torch.randn(3, 3, 32, 32)
     with torch.inference_mode():
         torch.testing.assert_close(model(pixels), Convolutions(3, 4)(pixels), atol=1e-5, rtol=1e-5)
 
 
-def test_a_wrong_band_count_is_one_clear_error(tmp_path: Path) -> None:
+@each_engine
+def test_a_wrong_band_count_is_one_clear_error(tmp_path: Path, engine: OnnxEngine) -> None:
     wrong = write_bundle(tmp_path / "b", Convolutions(3, 4), runtime="onnx")
     bands = [{"name": name} for name in "abcd"]
     with pytest.raises(TaskError, match="does not take 4 planes of 32 x 32 pixels") as caught:
-        load_runtime(listed(wrong.folder, bands=bands))
+        load_runtime(listed(wrong.folder, bands=bands), onnx_engine=engine)
     assert caught.value.code == "model_unusable"
+    assert "Exception from" not in str(caught.value)
 
 
-def test_what_is_no_graph_is_one_clear_error(tmp_path: Path, bundle: Bundle) -> None:
+@each_engine
+def test_what_is_no_graph_is_one_clear_error(
+    tmp_path: Path, bundle: Bundle, engine: OnnxEngine
+) -> None:
     (tmp_path / MANIFEST).write_bytes((bundle.folder / MANIFEST).read_bytes())
     (tmp_path / "model.onnx").write_bytes(b"no model")
     with pytest.raises(TaskError, match=r"model\.onnx of model test-model can't be loaded as onnx"):
-        load_runtime(load_bundle(tmp_path))
+        load_runtime(load_bundle(tmp_path), onnx_engine=engine)
 
 
+@each_engine
 @pytest.mark.parametrize("location", ["../weights.bin", "/etc/hostname", "a/../../weights.bin"])
 def test_weights_outside_the_bundle_are_refused(
-    tmp_path: Path, bundle: Bundle, location: str
+    tmp_path: Path, bundle: Bundle, location: str, engine: OnnxEngine
 ) -> None:
     folder = outside(tmp_path / "b", location, bundle)
     (folder / "weights.bin").rename(tmp_path / "weights.bin")
     with pytest.raises(TaskError, match="outside the bundle's folder"):
-        load_runtime(load_bundle(folder))
+        load_runtime(load_bundle(folder), onnx_engine=engine)
 
 
 def test_weights_behind_a_link_out_of_the_bundle_are_refused(
@@ -129,15 +235,18 @@ def test_weights_behind_a_link_out_of_the_bundle_are_refused(
         load_runtime(listed(folder, files=["weights.bin"]))
 
 
-def test_weights_beside_the_graph_are_files_of_the_bundle(tmp_path: Path, bundle: Bundle) -> None:
+@each_engine
+def test_weights_beside_the_graph_are_files_of_the_bundle(
+    tmp_path: Path, bundle: Bundle, engine: OnnxEngine
+) -> None:
     folder = outside(tmp_path / "b", "weights.bin", bundle)
     with pytest.raises(TaskError, match="list it under files"):
-        load_runtime(load_bundle(folder))
+        load_runtime(load_bundle(folder), onnx_engine=engine)
     whole = listed(folder, files=["weights.bin"])
     pixels = torch.randn(2, 3, 32, 32)
     with torch.inference_mode():
-        expected = load_runtime(bundle)(pixels)
-    torch.testing.assert_close(load_runtime(whole)(pixels), expected)
+        expected = load_runtime(bundle, onnx_engine=engine)(pixels)
+    torch.testing.assert_close(load_runtime(whole, onnx_engine=engine)(pixels), expected)
     (folder / "weights.bin").write_bytes(bytes(10_000))
     assert load_bundle(folder).digest != whole.digest
 
@@ -154,27 +263,38 @@ def two_inputs(tmp_path: Path, bundle: Bundle) -> Path:
 
 def save_concat(path: Path, bands: dict[str, int], dtype: int) -> None:
     """A graph that puts its inputs, (2, bands, 32, 32) each, together."""
+    node = onnx.helper.make_node("Concat", list(bands), ["y"], axis=1)
+    save_graph(path, node, bands, dtype)
+
+
+def save_graph(
+    path: Path,
+    node: onnx.NodeProto,
+    bands: dict[str, int],
+    dtype: int = onnx.TensorProto.FLOAT,
+) -> None:
+    """A graph of one node with inputs of (2, bands, 32, 32) and one output of all bands."""
     inputs = [
         onnx.helper.make_tensor_value_info(name, dtype, (2, count, 32, 32))
         for name, count in bands.items()
     ]
     output = onnx.helper.make_tensor_value_info("y", dtype, (2, sum(bands.values()), 32, 32))
-    node = onnx.helper.make_node("Concat", list(bands), ["y"], axis=1)
     graph = onnx.helper.make_graph([node], "g", inputs, [output])
-    opset = [onnx.helper.make_opsetid("", 17)]
+    opset = [onnx.helper.make_opsetid("", 17), onnx.helper.make_opsetid("ai.onnx.ml", 3)]
     onnx.save(onnx.helper.make_model(graph, opset_imports=opset, ir_version=8), path)
 
 
-def test_inputs_named_like_modalities_get_their_bands(two_inputs: Path) -> None:
+@each_engine
+def test_inputs_named_like_modalities_get_their_bands(two_inputs: Path, engine: OnnxEngine) -> None:
     names = [("radar", "vv"), ("optical", "a"), ("optical", "b")]
     bands = [{"modality": modality, "name": name} for modality, name in names]
-    model = load_runtime(listed(two_inputs, bands=bands))
+    model = load_runtime(listed(two_inputs, bands=bands), onnx_engine=engine)
     assert (model.batch_size, model.channels) == (2, 3)
     pixels = torch.randn(2, 3, 32, 32)
     torch.testing.assert_close(model(pixels), pixels[:, [1, 2, 0]])
     renamed = [band | {"modality": band["modality"].upper()} for band in bands]
     with pytest.raises(TaskError, match="has the inputs optical, radar, but the manifest the"):
-        load_runtime(listed(two_inputs, bands=renamed))
+        load_runtime(listed(two_inputs, bands=renamed), onnx_engine=engine)
 
 
 def test_several_inputs_without_modalities_are_refused(two_inputs: Path) -> None:

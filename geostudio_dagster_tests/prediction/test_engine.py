@@ -74,6 +74,7 @@ def test_a_class_map_is_a_valid_cog_on_the_scenes_grid(
             "GEOSTUDIO_MODEL": "test-model",
             "GEOSTUDIO_DIGEST": segmentation.digest,
             "GEOSTUDIO_BATCH": str(report.batch_size),
+            "GEOSTUDIO_ENGINE": "torch",
             "GEOSTUDIO_DTYPE": "float32",
             "GEOSTUDIO_DEVICE": report.device,
             "GEOSTUDIO_THREADS": f"{report.workers}x{report.threads}",
