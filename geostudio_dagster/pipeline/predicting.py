@@ -60,6 +60,7 @@ def predict_task(task: TaskRecord, context: WorkContext) -> StepOutput:
             "class_counts": report.class_counts,
             "cog_errors": _cog_problems(target),
             "device": report.device,
+            "engine": report.engine,
             "dtype": report.dtype,
             "batch_size": report.batch_size,
         },

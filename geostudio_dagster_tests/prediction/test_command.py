@@ -24,7 +24,12 @@ from geostudio_dagster.models.bundle import load_bundle
 from geostudio_dagster.prediction import predict
 from geostudio_dagster_tests.conftest import write_scene
 from geostudio_dagster_tests.connectors.scene_server import SceneServer, start
-from geostudio_dagster_tests.prediction.builders import read, write_bundle, write_raster
+from geostudio_dagster_tests.prediction.builders import (
+    Convolutions,
+    read,
+    write_bundle,
+    write_raster,
+)
 
 STAGES = ("total", "model", "forward", "read", "normalise", "blend", "write", "cog", "stall")
 FACTS = ("pixels", "patches", "batch_size", "stalls", "peak_rss", "device", "dtype", "versions")
@@ -101,6 +106,25 @@ def test_the_summary_names_pixels_and_patches(
     assert result.exit_code == 0, result.output
     assert "0.36 Mpx" in result.stdout
     assert "36 patches in float32 on cpu" in result.stdout
+
+
+def test_what_runs_onnx_models_is_a_setting_and_an_option(folder: Path, tmp_path: Path) -> None:
+    bundle = write_bundle(tmp_path / "bundle", Convolutions(3, 1), runtime="onnx")
+    scene = write_raster(tmp_path / "s.tif", np.ones((3, 70, 90), np.float32))
+    for option, setting, engine in (
+        ([], "auto", "openvino"),
+        ([], "onnxruntime", "onnxruntime"),
+        (["--onnx-engine", "openvino"], "onnxruntime", "openvino"),
+        (["--onnx-engine", "onnxruntime"], "auto", "onnxruntime"),
+    ):
+        target = folder / "o.tif"
+        result = call(
+            bundle.folder, [scene], target, "--json", *option, GEOSTUDIO_ONNX_ENGINE=setting
+        )
+        assert result.exit_code == 0, result.output
+        assert json.loads(result.stdout)["engine"] == engine
+        with rasterio.open(target) as file:
+            assert file.tags()["GEOSTUDIO_ENGINE"] == engine
 
 
 def test_band_files_are_one_scene(
