@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -12,7 +13,7 @@ from geostudio_dagster.cores import usable_cores
 from geostudio_dagster.models.onnx_graph import OnnxGraph, unusable
 
 if TYPE_CHECKING:
-    from openvino import CompiledModel
+    from openvino import CompiledModel, Core
 
 _LONGEST = 200  # characters of a reason
 
@@ -30,9 +31,7 @@ class OpenVinoRuntime:
     concurrency: ClassVar[None] = None
 
     def __init__(self, graph: OnnxGraph) -> None:
-        from openvino import Core
-
-        self._core = Core()
+        self._core = _core()
         self._graph = graph
         self.batch_size = graph.batch_size
         self.autocasts = "BF16" in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
@@ -74,6 +73,15 @@ class OpenVinoRuntime:
             "ENABLE_CPU_PINNING": False,
         }
         return self._core.compile_model(str(self._graph.path), "CPU", settings)
+
+
+def _core() -> Core:
+    # Importing openvino reports that to its makers over the internet and writes into the home
+    # folder, unless the package that does so can't be imported, which openvino provides for.
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    from openvino import Core
+
+    return Core()
 
 
 def _asks_for_bfloat16() -> bool:

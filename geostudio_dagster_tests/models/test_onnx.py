@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -150,6 +152,28 @@ def test_openvino_is_taken_where_it_is_installed(
     with pytest.raises(TaskError, match=r"install geostudio-dagster\[openvino\]") as caught:
         load_runtime(bundle, onnx_engine="openvino")
     assert caught.value.code == "no_such_engine"
+
+
+def test_openvino_reports_to_nobody_and_leaves_nothing_in_the_home_folder(
+    tmp_path: Path, bundle: Bundle
+) -> None:
+    script = (
+        "import sys, threading\n"
+        "from pathlib import Path\n"
+        "from geostudio_dagster.models.bundle import load_bundle\n"
+        "from geostudio_dagster.models.runtime import load_runtime\n"
+        "model = load_runtime(load_bundle(Path(sys.argv[1])), onnx_engine='openvino')\n"
+        "print(model.engine, sys.modules['openvino_telemetry'], threading.active_count())\n"
+    )
+    # Machines of continuous integration are left alone by openvino itself.
+    environment = {key: value for key, value in os.environ.items() if key != "CI"}
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(bundle.folder)],
+        env=environment | {"HOME": str(tmp_path)},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout == "openvino None 1\n"
+    assert not list(tmp_path.iterdir())
 
 
 def test_openvino_computes_on_the_processor_only(bundle: Bundle) -> None:
