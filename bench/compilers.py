@@ -227,7 +227,7 @@ def _started(stack, way, precision, name, settings):
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache)
     os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # or its CPU seconds could not be told
     figures = {}
-    if way.endswith("inductor"):
+    if way.endswith("inductor") and not settings.warm:
         shutil.rmtree(cache, ignore_errors=True)
         with Worker("way", log, **shared) as first:
             figures["cold_s"] = _seconds(first, first.ask("start"))
@@ -280,6 +280,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--patches", type=int, default=24, help="of each turn")
     parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--warm", action="store_true", help="compilers' caches stay as they are")
     parser.add_argument("--place", type=Path, default=Path(__file__).parent / "out")
     settings = parser.parse_args()
     settings.place = settings.place.resolve()
