@@ -1,6 +1,6 @@
 """Compiled models against the engine's own forward pass: ``python -m bench.compilers``.
 
-A TerraTorch model as the engine runs it, the same through ``torch.compile`` and AOTInductor, and
+A TerraTorch model as the engine runs it, the same through ``torch.compile``, and
 exported to ONNX through onnxruntime and OpenVINO. Each waits in a process of its own, set up
 before; then they take short turns over the same patches of noise, by the engine's forward pass.
 What counts are the CPU seconds, for they suffer least from what else runs on a machine.
@@ -22,7 +22,7 @@ import numpy as np
 from bench.models import OVERLAP, SIZE
 from bench.worker import Worker
 
-WAYS = ("eager", "onnxruntime", "openvino", "inductor", "aotinductor")
+WAYS = ("eager", "onnxruntime", "openvino", "inductor")
 _FLOAT32_ONLY = ("onnxruntime",)
 _PIXELS = (SIZE - OVERLAP) ** 2  # of a scene that a patch adds
 
@@ -99,36 +99,11 @@ class Way:
         compiled = torch.compile(_Tensors(model.runtime.module), dynamic=False)
         return _with(model, lambda pixels: compiled(_channels_last(pixels)))
 
-    def _aotinductor(self):
-        import torch
-        from torch._inductor.package import load_package
-
-        path = Path(os.environ["TORCHINDUCTOR_CACHE_DIR"]) / "package.pt2"
-        model = self._eager()
-        if not path.exists():
-            torch.set_float32_matmul_precision("highest")  # terratorch changes it
-            network = _Tensors(model.runtime.module, self._bfloat16)
-            given = _channels_last(torch.from_numpy(self._pixels))
-            with torch.no_grad():
-                program = torch.export.export(network, (given,))
-                torch._inductor.aoti_compile_and_package(
-                    program, package_path=str(path), inductor_configs={"freezing": True}
-                )
-        compiled = load_package(str(path), num_runners=2)
-        self._plan = _without_autocast(self._plan)
-        return _with(model, lambda pixels: compiled(_channels_last(pixels)))
-
 
 def _channels_last(pixels):
     import torch
 
     return pixels.contiguous(memory_format=torch.channels_last)
-
-
-def _without_autocast(plan):
-    import dataclasses
-
-    return dataclasses.replace(plan, bfloat16=False)
 
 
 def _with(model, forward):
@@ -141,8 +116,8 @@ def _with(model, forward):
     )
 
 
-def _Tensors(module, bfloat16=False):  # noqa: N802 - a class, made once torch is there
-    """The module with a tensor as output, under autocast on demand."""
+def _Tensors(module):  # noqa: N802 - a class, made once torch is there
+    """The module with a tensor as output."""
     import torch
 
     from geostudio_dagster.models.runtime import as_tensor
@@ -153,10 +128,7 @@ def _Tensors(module, bfloat16=False):  # noqa: N802 - a class, made once torch i
             self.module = module
 
         def forward(self, pixels):
-            if not bfloat16:
-                return as_tensor(self.module(pixels))
-            with torch.autocast("cpu", dtype=torch.bfloat16):
-                return as_tensor(self.module(pixels)).float()
+            return as_tensor(self.module(pixels))
 
     return Tensors().eval()
 
@@ -227,7 +199,7 @@ def _started(stack, way, precision, name, settings):
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache)
     os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # or its CPU seconds could not be told
     figures = {}
-    if way.endswith("inductor") and not settings.warm:
+    if way == "inductor" and not settings.warm:
         shutil.rmtree(cache, ignore_errors=True)
         with Worker("way", log, **shared) as first:
             figures["cold_s"] = _seconds(first, first.ask("start"))
