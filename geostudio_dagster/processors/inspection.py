@@ -11,7 +11,8 @@ import csv
 import json
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,25 @@ REPORT = "report.json"
 _MOST_JSON_BYTES = 64 * 1024**2
 _MOST_TAGS = 50
 _MOST_TEXT = 1000
+# What rasterio and pyogrio import when they can, and this process never needs: it is most of the
+# time that a small file takes.
+_IDLE = ("boto3", "geopandas", "pandas", "pyarrow", "pyproj")
 
 
 class Unreadable(Exception):
     """Why a file is not taken, as a clause."""
+
+
+@contextmanager
+def _without_idle_imports() -> Iterator[None]:
+    """Within, optional imports of ``_IDLE`` fail, as where they are not installed."""
+    held = [name for name in _IDLE if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(held))  # type: ignore[arg-type]  # None: not to be found
+    try:
+        yield
+    finally:
+        for name in held:
+            sys.modules.pop(name, None)
 
 
 def inspect(path: Path, grid: Path, made: Path, most_bytes: int) -> dict[str, Any]:
@@ -45,8 +61,10 @@ def inspect(path: Path, grid: Path, made: Path, most_bytes: int) -> dict[str, An
 
 def _raster(path: Path, grid: Path, made: Path, most_bytes: int) -> dict[str, Any]:
     import numpy as np
-    import rasterio
-    from rasterio.env import Env
+
+    with _without_idle_imports():
+        import rasterio
+        from rasterio.env import Env
 
     # Only the file itself is read: no neighbours, no side-car files, no other formats.
     options = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR", "GDAL_PAM_ENABLED": "NO"}
@@ -161,7 +179,8 @@ def _vector(*signs: bytes) -> Callable[[Path], dict[str, Any]]:
     def check(path: Path) -> dict[str, Any]:
         # The sign decides which of GDAL's formats reads the file, so it is looked at first.
         _starts(path, *signs)
-        import pyogrio
+        with _without_idle_imports():
+            import pyogrio
 
         layers = pyogrio.list_layers(path)
         if not len(layers):
