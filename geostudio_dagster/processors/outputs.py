@@ -38,7 +38,10 @@ _LONGEST_NAME = 120
 _DEEPEST = 8
 _REPORT_BYTES = 4 * 1024**2
 # Written beside a raster by GDAL itself; what they say is read from no other file afterwards.
-_SIDE_CARS = (".aux.xml", ".ovr", ".msk", ".tfw", ".wld")
+_SIDE_CARS = (
+    *(".aux.xml", ".aux", ".ovr", ".msk", ".rrd", ".rde"),
+    *(".tfw", ".tifw", ".tiffw", ".wld"),
+)
 _OWN_USER = os.geteuid(), os.getegid()
 
 

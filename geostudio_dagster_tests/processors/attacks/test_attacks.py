@@ -25,13 +25,14 @@ from geostudio_dagster.settings import ProcessorSettings, ScriptLimits
 from geostudio_dagster_tests.conftest import write_scene
 from geostudio_dagster_tests.processors.attacks.attack import Attack
 from geostudio_dagster_tests.processors.attacks.exhausting import EXHAUSTING
+from geostudio_dagster_tests.processors.attacks.formats import FORMATS
 from geostudio_dagster_tests.processors.attacks.hiding import HIDING
 from geostudio_dagster_tests.processors.attacks.leaving import LEAVING
 from geostudio_dagster_tests.processors.attacks.prying import PRYING
 
 SECRET = "canary-7f3a91"
 MIB = 1024**2
-CORPUS = [*PRYING, *HIDING, *EXHAUSTING, *LEAVING]
+CORPUS = [*PRYING, *HIDING, *EXHAUSTING, *LEAVING, *FORMATS]
 # Root's own number in a user namespace is never used; there, a script would come closest to harm.
 AS_ROOT = ["environment", "catalog", "socket_out", "become_root", "write_outside", "namespaces"]
 LIMITS: dict[str, Any] = {
