@@ -81,20 +81,25 @@ class Watch:
     def _disk(self, now: float) -> Breach | None:
         if now < self._next_disk_look:
             return None
-        entries, taken, depth = occupied(self._folders)
-        entries += sum(map(_inodes, self._confined.memory_folders))
+        entries = sum(map(_inodes, self._confined.memory_folders))
+        breach = disk_breach(self._folders, self._limits.output_bytes, entries)
         # The more there is to count, the more seldom.
         self._next_disk_look = time.monotonic() + max(
             _DISK_INTERVAL_S, 10 * (time.monotonic() - now)
         )
-        if entries > _MOST_ENTRIES:
-            return Breach("disk", f"made more than {_MOST_ENTRIES} files")
-        if depth > _DEEPEST:
-            return Breach("disk", f"made more than {_DEEPEST} folders within each other")
-        if taken > self._limits.output_bytes:
-            text = megabytes(self._limits.output_bytes)
-            return Breach("disk", f"filled more than {text} of disk")
-        return None
+        return breach
+
+
+def disk_breach(folders: Sequence[Path], most_bytes: int, more_entries: int = 0) -> Breach | None:
+    """What the folders hold too much of, if anything; ``more_entries`` lie elsewhere."""
+    entries, taken, depth = occupied(folders)
+    if entries + more_entries > _MOST_ENTRIES:
+        return Breach("disk", f"made more than {_MOST_ENTRIES} files")
+    if depth > _DEEPEST:
+        return Breach("disk", f"made more than {_DEEPEST} folders within each other")
+    if taken > most_bytes:
+        return Breach("disk", f"filled more than {megabytes(most_bytes)} of disk")
+    return None
 
 
 def occupied(folders: Sequence[Path]) -> tuple[int, int, int]:
