@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import threading
 from collections.abc import Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -19,10 +20,11 @@ from urllib.parse import parse_qs, urlsplit
 import kubernetes_validate
 import yaml
 
-from geostudio_dagster_tests.emulators.pod_security import violations
+from geostudio_dagster_tests.emulators.pod_security import containers, violations
 from geostudio_dagster_tests.emulators.pods import LocalPod
 
 VERSION = "1.30"
+_QUANTITY = re.compile(r"[+-]?[0-9.]+([eE][+-]?[0-9]+|[numkMGTPE]|[KMGTPE]i)?")
 
 
 class ClusterEmulator:
@@ -77,6 +79,9 @@ class ClusterEmulator:
             kubernetes_validate.validate(document, VERSION, strict=True)
         except kubernetes_validate.ValidationError as error:
             return _refused(422, "Invalid", f'Pod "{name}" is invalid: {error}')
+        if odd := [amount for amount in _quantities(document) if not _QUANTITY.fullmatch(amount)]:
+            text = f"{odd[0]}: quantities must match the regular expression"
+            return _refused(400, "BadRequest", f'Pod "{name}" cannot be read: {text}')
         if found := violations(document):
             text = f'violates PodSecurity "restricted:latest": {", ".join(found)}'
             return _refused(403, "Forbidden", f'pods "{name}" is forbidden: {text}')
@@ -105,6 +110,12 @@ class ClusterEmulator:
         """End every pod that is left."""
         for pod in self.pods.values():
             pod.delete()
+
+
+def _quantities(pod: dict[str, Any]) -> Iterator[str]:
+    for container in containers(pod):
+        for kind in ("limits", "requests"):
+            yield from container["resources"].get(kind, {}).values()
 
 
 def _refused(status: int, reason: str, message: str) -> tuple[int, dict[str, Any]]:
