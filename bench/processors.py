@@ -4,6 +4,7 @@ The same script, importing numpy and rasterio, as ``python script.py`` and as th
 turn by turn, so that both meet the same load. Printed are the medians and the extra of one run.
 """
 
+import argparse
 import json
 import statistics
 import subprocess
@@ -37,6 +38,9 @@ if __name__ == "__main__":
 
 
 def main():
+    arguments = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    arguments.add_argument("--rounds", type=int, default=ROUNDS, help="runs of each kind")
+    rounds = arguments.parse_args().rounds
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         script = folder / "script.py"
@@ -44,7 +48,7 @@ def main():
         scene = _scene(folder / "scene.tif")
         sandboxes = [choose_sandbox(ProcessorSettings(isolation=kind)) for kind in KINDS]
         bare, isolated = [], {sandbox.name: [] for sandbox in sandboxes}
-        for number in range(ROUNDS + 1):  # the first round warms the disk cache
+        for number in range(rounds + 1):  # the first round warms the disk cache
             bare.append(_bare(script, scene, folder / f"bare-{number}.tif"))
             for sandbox in sandboxes:
                 place = folder / f"{sandbox.name}-{number}"

@@ -9,7 +9,6 @@ from __future__ import annotations
 import datetime as dt
 import logging
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from geostudio_dagster.installation import Installation
 from geostudio_dagster.models.registration import remove_unused_bundles
 from geostudio_dagster.pipeline.processor_uploads import delete_unneeded_scripts
 from geostudio_dagster.publish.geoserver import GeoServer
+from geostudio_dagster.removal import remove_tree
 
 log = logging.getLogger(__name__)
 
@@ -118,7 +118,7 @@ def _scratch(installation: Installation, now: dt.datetime) -> Iterator[str]:
             return
         if _is_silent(path, silent_since):
             if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path, ignore_errors=True)
+                remove_tree(path)
             else:
                 path.unlink(missing_ok=True)
             removed += 1
@@ -136,6 +136,8 @@ def _is_silent(path: Path, since: float) -> bool:
                     return False
     except FileNotFoundError:  # somebody works on it
         return False
+    except (OSError, RecursionError):  # deeper than any path: nobody's work, a script left it
+        return True
     return True
 
 

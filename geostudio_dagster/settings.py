@@ -142,6 +142,7 @@ class ProcessorPodSettings(BaseModel):
     namespace: str | None = Field(default=None, description="That of the run if left out.")
     cpu: str = "1"
     start_s: int = Field(default=600, gt=0, description="Longest that a pod may wait to start.")
+    poll_s: float = Field(default=1.0, gt=0, description="How often a running pod is looked at.")
 
 
 class ScriptLimits(BaseModel):

@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath
 from uuid import uuid4
 
 from geostudio_dagster.errors import NotFound
+from geostudio_dagster.removal import remove_tree
 
 _SEGMENT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}")
 _CHUNK = 1 << 20
@@ -95,7 +96,7 @@ class LocalStorage:
         on, though it lost the work, the folder that it could have disturbed this one from. The
         caller must hold the lease of that work.
         """
-        shutil.rmtree(self._scratch / name, ignore_errors=True)
+        remove_tree(self._scratch / name)
         folder = self._scratch / name / run_id
         folder.mkdir(parents=True, exist_ok=True)
         return folder
@@ -111,7 +112,7 @@ class LocalStorage:
 
     def discard_scratch(self, name: str, run_id: str = "") -> None:
         """Remove the run's scratch folder of ``name``, if it is there."""
-        shutil.rmtree(self._scratch / name / run_id, ignore_errors=True)
+        remove_tree(self._scratch / name / run_id)
         with suppress(OSError):  # another run's is in it, or it is gone already
             (self._scratch / name).rmdir()
 

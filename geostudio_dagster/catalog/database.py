@@ -171,19 +171,22 @@ def _begin_sqlite(connection: Connection) -> None:
 
 
 def to_json(value: object) -> str:
-    """JSON that both databases take: without NaN, infinities (null instead) and NUL characters."""
+    """JSON that both databases take.
+
+    Without NaN and infinities (null instead), NUL characters and halves of characters ("?").
+    """
     try:
         text = json.dumps(value, allow_nan=False)
     except ValueError:
         return json.dumps(_plain(value), allow_nan=False)
-    return json.dumps(_plain(value)) if "\\u0000" in text else text
+    return json.dumps(_plain(value)) if "\\u0000" in text or "\\ud" in text else text
 
 
 def _plain(value: object) -> object:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, str):
-        return value.replace("\0", "")
+        return value.replace("\0", "").encode("utf-8", "replace").decode("utf-8")
     if isinstance(value, dict):
         return {_plain(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -8,11 +8,14 @@ and the folder that it fills.
 # No `from __future__ import annotations`: Dagster reads these signatures as they are.
 
 import math
+import os
+import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
@@ -22,13 +25,30 @@ from geostudio_dagster.pipeline.scripts import Runner
 from geostudio_dagster.processors.contract import command_line, environment
 from geostudio_dagster.processors.printed import printed_json
 from geostudio_dagster.processors.run import ScriptJob, ScriptResult
-from geostudio_dagster.processors.verdict import last_words
+from geostudio_dagster.processors.verdict import Reason, last_words
+from geostudio_dagster.processors.watch import Breach, disk_breach
 from geostudio_dagster.settings import KubernetesSettings, ScriptLimits, Settings
+
+if TYPE_CHECKING:
+    from geostudio_dagster.defs.processor_pipes import PodEnd
 
 LABELS = {"app.kubernetes.io/component": "users-processor"}
 _NOBODY = 65_534
-_POLL_S = 1.0
+_OUT_OF_CPU = 128 + signal.SIGXCPU
 _SCRIPT, _INPUT, _OUTPUT, _WORK = "/job/script", "/job/input", "/job/output", "/job/work"
+
+
+# What the sandbox does outside of pods: limits that Kubernetes has no fields for, and exactly this
+# environment; Kubernetes' own variables and Pipes' name the cluster and the run.
+_BEGIN = """
+import os, resource, sys
+names, cpu, size, files = sys.argv[1:5]
+for kind, most in ("CPU", cpu), ("FSIZE", size), ("NOFILE", files), ("CORE", 1):
+    resource.setrlimit(getattr(resource, f"RLIMIT_{kind}"), (int(most), int(most)))
+variables = {name: os.environ[name] for name in names.split(",")}
+os.execve(sys.executable, [sys.executable, *sys.argv[5:]], variables)
+"""
+_PYTHON = ("-I", "-B", "-u", "-X", "utf8")
 
 
 def pod_runner(context: dg.AssetExecutionContext, settings: Settings) -> Runner | None:
@@ -67,15 +87,21 @@ class PodRunner:
             )
         output = job.folder / "output"
         output.mkdir(parents=True)
-        output.chmod(0o777)
+        if os.geteuid() == 0:
+            output.chmod(0o777)  # for whom the pod runs as
         job.script.chmod(0o444)
         spec = pod_spec(self.settings, job, output, limits, gpu=processor.gpu)
-        client = StoppablePipes(limits.log_bytes, cancelled, self.settings.processors.pods.start_s)
-        started = time.monotonic()
-        ended = client.run_script(
-            self.context, spec, LABELS, self.settings.processors.pods.namespace
+        pods = self.settings.processors.pods
+        client = StoppablePipes(
+            limits.log_bytes,
+            cancelled,
+            pods.start_s,
+            partial(_passed, output, limits),
+            pods.poll_s,
         )
-        return _result(ended.exit_code, ended.log, output, time.monotonic() - started, ended.reason)
+        started = time.monotonic()
+        ended = client.run_script(self.context, spec, LABELS, pods.namespace)
+        return _result(ended, output, time.monotonic() - started)
 
 
 def pod_spec(
@@ -93,15 +119,16 @@ def pod_spec(
         "dns_config": {"nameservers": ["127.0.0.1"]},
         "security_context": {
             "run_as_non_root": True,
-            "run_as_user": _NOBODY,
-            "run_as_group": _NOBODY,
+            # The stage's own user, to whom the files then belong; nobody instead of root.
+            "run_as_user": os.geteuid() or _NOBODY,
+            "run_as_group": os.getegid() or _NOBODY,
             "seccomp_profile": {"type": "RuntimeDefault"},
         },
         "containers": [
             {
                 "name": "script",
                 "image": pods.image,
-                **_command(job, pods.python),
+                **_command(job, pods.python, limits),
                 "working_dir": _WORK,
                 "security_context": {
                     "allow_privilege_escalation": False,
@@ -121,7 +148,14 @@ def pod_spec(
     }
 
 
-def _command(job: ScriptJob, python: str) -> dict[str, Any]:
+def _passed(output: Path, limits: ScriptLimits, running_s: float) -> Breach | None:
+    """The limit that Kubernetes does not hold, and the script has passed."""
+    if running_s > limits.wall_s:
+        return Breach("timeout", f"took longer than {limits.wall_s:g} s")
+    return disk_breach((output,), limits.output_bytes)
+
+
+def _command(job: ScriptJob, python: str, limits: ScriptLimits) -> dict[str, Any]:
     source = f"{_INPUT}/{job.input.name}"
     target = _OUTPUT
     if job.contract == "positional":
@@ -138,13 +172,18 @@ def _command(job: ScriptJob, python: str) -> dict[str, Any]:
         **environment(source, target, job.parameters),
         "HOME": _WORK,
         "TMPDIR": _WORK,
+        "LANG": "C.UTF-8",
         "OMP_NUM_THREADS": str(job.threads),
+        "OPENBLAS_NUM_THREADS": str(job.threads),
+        "GDAL_NUM_THREADS": str(job.threads),
     }
+    bounds = (math.ceil(limits.cpu_s), limits.file_bytes, limits.open_files)
+    start = [python, "-I", "-S", "-c", _BEGIN, ",".join(variables), *map(str, bounds)]
     # Kubernetes would expand $(NAME) in both; a parameter is to arrive as it is.
     return {
-        "command": [python, "-I", "-B", "-u", *(word.replace("$(", "$$(") for word in words)],
+        "command": [*start, *(word.replace("$", "$$") for word in (*_PYTHON, *words))],
         "env": [
-            {"name": name, "value": value.replace("$(", "$$(")} for name, value in variables.items()
+            {"name": name, "value": value.replace("$", "$$")} for name, value in variables.items()
         ],
     }
 
@@ -195,30 +234,36 @@ def _mounts(settings: Settings, job: ScriptJob, output: Path) -> Iterator[dict[s
     yield {"name": "work", "mount_path": _WORK}
 
 
-def _result(exit_code: int, log: str, output: Path, seconds: float, reason: str) -> ScriptResult:
-    printed = printed_json(log)
-    reported = str(printed.get("status", "")).lower() in {"error", "failed", "failure"}
-    verdict = (
-        "timeout" if reason == "DeadlineExceeded" else "memory" if reason == "OOMKilled" else ""
-    )
-    kind: Any = verdict or ("failed" if exit_code else "reported" if reported else "ok")
-    why = {
-        "timeout": "took longer than it may and was ended",
-        "memory": "wanted more memory than it may have",
-        "failed": f"ended with exit code {exit_code}",
-        "reported": "reported an error",
-    }
-    last = last_words(str(printed.get("message", "")) if kind == "reported" else log)
-    message = "" if kind == "ok" else f"The processor {why[kind]}. It said last: {last}"
+def _result(end: "PodEnd", output: Path, seconds: float) -> ScriptResult:
+    printed = printed_json(end.log)
+    kind, why = _verdict(end, printed)
+    last = last_words(str(printed.get("message", "")) if kind == "reported" else end.log)
+    message = "" if kind == "ok" else f"The processor {why}. It said last: {last}"
     return ScriptResult(
         reason=kind,
         message=message,
-        exit_code=exit_code,
+        exit_code=end.exit_code,
         seconds=seconds,
         cpu_s=0.0,
         peak_memory=0,
-        log=log,
+        log=end.log,
         printed=printed,
         output=output,
         isolation="pod",
     )
+
+
+def _verdict(end: "PodEnd", printed: Mapping[str, Any]) -> tuple[Reason, str]:
+    """The reason of a pod's end, and the clause that says so."""
+    if end.breach:
+        return end.breach.reason, f"{end.breach.clause} and was ended"
+    if end.reason == "DeadlineExceeded":
+        return "timeout", "took longer than it may and was ended"
+    if end.reason == "OOMKilled":
+        return "memory", "wanted more memory than it may have"
+    if end.exit_code == _OUT_OF_CPU:
+        return "cpu", "used more processor time than it may and was ended"
+    if end.exit_code:
+        return "failed", f"ended with exit code {end.exit_code}"
+    reported = str(printed.get("status", "")).lower() in {"error", "failed", "failure"}
+    return ("reported", "reported an error") if reported else ("ok", "")

@@ -85,6 +85,8 @@ def run(
             typer.echo(result.log, err=True, nl=False)
             for taken in outputs:
                 typer.echo(f"{taken.kind}\t{taken.name}\t{taken.size}")
+            if result.reason == "ok" and not outputs:
+                err.print("The script left no file in its output folder.")
         result.raise_if_failed()
 
 

@@ -11,18 +11,39 @@ import csv
 import json
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from geostudio_dagster.processors.references import CrsMembers, names_files
 
 REPORT = "report.json"
 _MOST_JSON_BYTES = 64 * 1024**2
 _MOST_TAGS = 50
 _MOST_TEXT = 1000
+_MOST_BANDS = 4096
+_BATCH = 10_000
+_ELSEWHERE = "has a coordinate system that refers to files or addresses: use a plain EPSG code"
+# What rasterio and pyogrio import when they can, and this process never needs: it is most of the
+# time that a small file takes.
+_IDLE = ("boto3", "geopandas", "pandas", "pyarrow", "pyproj")
 
 
 class Unreadable(Exception):
     """Why a file is not taken, as a clause."""
+
+
+@contextmanager
+def _without_idle_imports() -> Iterator[None]:
+    """Within, optional imports of ``_IDLE`` fail, as where they are not installed."""
+    held = [name for name in _IDLE if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(held))  # type: ignore[arg-type]  # None: not to be found
+    try:
+        yield
+    finally:
+        for name in held:
+            sys.modules.pop(name, None)
 
 
 def inspect(path: Path, grid: Path, made: Path, most_bytes: int) -> dict[str, Any]:
@@ -36,6 +57,8 @@ def inspect(path: Path, grid: Path, made: Path, most_bytes: int) -> dict[str, An
             entry["metadata"] = check(path)
     except Unreadable as problem:
         entry["problem"] = str(problem)
+    except MemoryError:
+        entry["problem"] = "needs more memory to be read than the processor may use"
     except Exception as error:  # whatever a reader makes of a hostile file
         entry["problem"] = f"cannot be read ({type(error).__name__}: {error})"[:_MOST_TEXT]
     if entry.get("metadata", {}).pop("is_vector", False):
@@ -45,8 +68,10 @@ def inspect(path: Path, grid: Path, made: Path, most_bytes: int) -> dict[str, An
 
 def _raster(path: Path, grid: Path, made: Path, most_bytes: int) -> dict[str, Any]:
     import numpy as np
-    import rasterio
-    from rasterio.env import Env
+
+    with _without_idle_imports():
+        import rasterio
+        from rasterio.env import Env
 
     # Only the file itself is read: no neighbours, no side-car files, no other formats.
     options = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR", "GDAL_PAM_ENABLED": "NO"}
@@ -55,6 +80,8 @@ def _raster(path: Path, grid: Path, made: Path, most_bytes: int) -> dict[str, An
             raise Unreadable("refers to overviews in another file")
         if [Path(name).name for name in source.files] not in ([path.name], []):
             raise Unreadable("refers to other files")
+        if source.count > _MOST_BANDS:
+            raise Unreadable(f"has more than {_MOST_BANDS} bands")
         if len({*source.dtypes}) > 1 or np.dtype(source.dtypes[0]).kind not in "iuf":
             raise Unreadable("has bands that are no plain numbers of one type")
         pixels = source.width * source.height * source.count
@@ -81,6 +108,8 @@ def _place(source: Any, grid: Path) -> tuple[Any, Any, str]:
     if not all(map(math.isfinite, source.transform)):
         raise Unreadable("has a place that is no number")
     if source.crs and not source.transform.is_identity:
+        if names_files(source.crs.to_wkt()) or names_files(source.crs.to_wkt(version="WKT2_2019")):
+            raise Unreadable(_ELSEWHERE)
         return source.crs, source.transform, "own"
     with rasterio.open(grid) as given:
         if given.crs and (given.width, given.height) == (source.width, source.height):
@@ -161,38 +190,59 @@ def _vector(*signs: bytes) -> Callable[[Path], dict[str, Any]]:
     def check(path: Path) -> dict[str, Any]:
         # The sign decides which of GDAL's formats reads the file, so it is looked at first.
         _starts(path, *signs)
-        import pyogrio
+        with _without_idle_imports():
+            import pyogrio
 
-        layers = pyogrio.list_layers(path)
-        if not len(layers):
+        layers = [str(layer[0]) for layer in pyogrio.list_layers(path)]
+        if not layers:
             raise Unreadable("has no layer")
-        info = pyogrio.read_info(path, layer=layers[0][0], force_feature_count=True)
+        infos = [pyogrio.read_info(path, layer=layer) for layer in layers]
+        if any(names_files(info["crs"] or "") for info in infos):
+            raise Unreadable(_ELSEWHERE)
+        features = [_features(path, layer) for layer in layers]
         return {
-            "layers": [str(layer[0])[:200] for layer in layers[:20]],
-            "features": int(info["features"]),
-            "crs": info["crs"],
+            "layers": [layer[:200] for layer in layers[:20]],
+            "features": features[0],
+            "crs": infos[0]["crs"],
         }
 
     return check
 
 
-def _loaded(path: Path) -> Any:
+def _features(path: Path, layer: str) -> int:
+    """Read every feature of a layer, so that a damaged one is found now; how many there are."""
+    from pyogrio.raw import read
+
+    total = 0
+    while True:
+        _, _, shapes, columns = read(path, layer=layer, skip_features=total, max_features=_BATCH)
+        count = len(shapes) if shapes is not None else max(map(len, columns), default=0)
+        total += count
+        if count < _BATCH:
+            break
+    return total
+
+
+def _loaded(path: Path, hook: Any = None) -> Any:
     if path.stat().st_size > _MOST_JSON_BYTES:
         raise Unreadable(f"is larger than {_MOST_JSON_BYTES} bytes")
-    return json.loads(path.read_text("utf-8-sig"))
+    return json.loads(path.read_text("utf-8-sig"), object_pairs_hook=hook)
 
 
 def _json(path: Path) -> dict[str, Any]:
     document = _loaded(path)
     if isinstance(document, dict) and document.get("type") in {"FeatureCollection", "Feature"}:
-        return _geojson(path, document)
+        return _geojson(path)
     return {}
 
 
-def _geojson(path: Path, document: Any = None) -> dict[str, Any]:
+def _geojson(path: Path) -> dict[str, Any]:
     from shapely.geometry import shape
 
-    document = document or _loaded(path)
+    members = CrsMembers()
+    document = _loaded(path, members)
+    if members.strange:
+        raise Unreadable(_ELSEWHERE)
     whole = isinstance(document, dict) and document.get("type") == "FeatureCollection"
     features = document.get("features") if whole else [document]
     if not isinstance(features, list):
@@ -202,7 +252,7 @@ def _geojson(path: Path, document: Any = None) -> dict[str, Any]:
             raise Unreadable(f"has something else than a feature at place {number}")
         if feature.get("geometry") is not None:
             shape(feature["geometry"])
-    return {"features": len(features), "crs": "EPSG:4326", "is_vector": True}
+    return {"features": len(features), "crs": members.name, "is_vector": True}
 
 
 def _csv(path: Path) -> dict[str, Any]:
@@ -227,6 +277,8 @@ def _parquet(path: Path) -> dict[str, Any]:
     file = pyarrow.parquet.ParquetFile(path)
     names = [str(name)[:200] for name in file.schema_arrow.names[:200]]
     is_vector = b"geo" in (file.schema_arrow.metadata or {})
+    for _ in file.iter_batches(_BATCH):  # a damaged part is found now
+        pass
     return {"columns": names, "rows": file.metadata.num_rows, "is_vector": is_vector}
 
 

@@ -38,7 +38,10 @@ _LONGEST_NAME = 120
 _DEEPEST = 8
 _REPORT_BYTES = 4 * 1024**2
 # Written beside a raster by GDAL itself; what they say is read from no other file afterwards.
-_SIDE_CARS = (".aux.xml", ".ovr", ".msk", ".tfw", ".wld")
+_SIDE_CARS = (
+    *(".aux.xml", ".aux", ".ovr", ".msk", ".rrd", ".rde"),
+    *(".tfw", ".tifw", ".tiffw", ".wld"),
+)
 _OWN_USER = os.geteuid(), os.getegid()
 
 
@@ -154,7 +157,7 @@ def _stage(folder: Path, staged: Path, limits: ScriptLimits) -> dict[str, str]:
 
 def _walk(folder: Path) -> Iterator[tuple[int, str, str]]:
     """Every regular file below ``folder``: descriptor of its folder, name, name from the top."""
-    top = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    top = _opened(str(folder), os.O_DIRECTORY)
     try:
         yield from _walk_from(top, "", 0)
     finally:
@@ -174,7 +177,7 @@ def _walk_from(parent: int, prefix: str, depth: int) -> Iterator[tuple[int, str,
         elif depth == _DEEPEST:
             raise _refused(relative, f"lies deeper than {_DEEPEST} folders")
         else:
-            child = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
+            child = _opened(name, os.O_DIRECTORY, parent)
             try:
                 yield from _walk_from(child, f"{relative}/", depth + 1)
             finally:
@@ -185,8 +188,7 @@ def _move(parent: int | Path, name: str, target: Path, original: str) -> int:
     """Move one file, if it is nothing but a file, and make it this account's; its size."""
     owner = os.open(parent, os.O_RDONLY | os.O_DIRECTORY) if isinstance(parent, Path) else parent
     try:
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        descriptor = os.open(name, flags, dir_fd=owner)
+        descriptor = _opened(name, os.O_NONBLOCK, owner)
     except OSError as error:
         raise _refused(original, f"cannot be read ({error.strerror})") from error
     try:
@@ -204,6 +206,20 @@ def _move(parent: int | Path, name: str, target: Path, original: str) -> int:
         os.close(descriptor)
         if owner != parent:
             os.close(owner)
+
+
+def _opened(name: str, flags: int, parent: int | None = None) -> int:
+    """Open a file or folder itself, never what a link stands for, also if its owner closed it."""
+    flags |= os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        return os.open(name, flags, dir_fd=parent)
+    except PermissionError:
+        bare = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+        try:
+            Path(f"/proc/self/fd/{bare}").chmod(0o700)
+        finally:
+            os.close(bare)
+        return os.open(name, flags, dir_fd=parent)
 
 
 def safe_name(relative: str, used: set[str]) -> str:

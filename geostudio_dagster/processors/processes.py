@@ -56,13 +56,15 @@ def usage(pids: Iterable[int], *, exact: bool = False) -> Usage:
 
 
 def _resident(pid: int) -> int:
-    """Anonymous and shared memory, bytes; mapped files can be dropped and do not count."""
-    return (_number(pid, "status", b"RssAnon:") + _number(pid, "status", b"RssShmem:")) * 1024
+    """Anonymous and shared memory and its page tables, bytes; mapped files can be dropped."""
+    kinds = (b"RssAnon:", b"RssShmem:", b"VmPTE:")
+    return sum(_number(pid, "status", kind) for kind in kinds) * 1024
 
 
 def _proportional(pid: int) -> int:
     anonymous = _number(pid, "smaps_rollup", b"Pss_Anon:")
-    return (anonymous + _number(pid, "smaps_rollup", b"Pss_Shmem:")) * 1024
+    tables = _number(pid, "status", b"VmPTE:")
+    return (anonymous + _number(pid, "smaps_rollup", b"Pss_Shmem:") + tables) * 1024
 
 
 def _number(pid: int, file: str, label: bytes) -> int:

@@ -43,7 +43,7 @@ def bounds(limits: ScriptLimits, processes: int | None) -> list[str]:
         f"--data={limits.memory_bytes}",
         f"--fsize={limits.file_bytes}",
         f"--nofile={limits.open_files}",
-        "--core=0",
+        "--core=1",  # 0 would hold for files only, not for a program that the system pipes cores to
         "--msgqueue=0",
     ]
     return command if processes is None else [*command, f"--nproc={processes}"]

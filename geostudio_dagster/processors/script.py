@@ -143,7 +143,7 @@ def _size_problems(content: bytes, largest: int) -> list[str]:
 
 def _analyse(text: str) -> dict[str, Any]:
     """Run the analysis in a process of its own, with bounds."""
-    bounds = [f"--cpu={_ANALYSIS_CPU_S}", f"--as={_ANALYSIS_BYTES}", "--core=0"]
+    bounds = [f"--cpu={_ANALYSIS_CPU_S}", f"--as={_ANALYSIS_BYTES}", "--core=1"]
     command = ["prlimit", *bounds, sys.executable, "-I", "-S", str(_ANALYSIS)]
     done = subprocess.run(command, input=text.encode(), capture_output=True, check=False)
     if done.returncode == 0:

@@ -18,6 +18,8 @@ _INTERVAL_S = 0.05
 _DISK_INTERVAL_S = 0.2
 _MOST_ENTRIES = 20_000
 _REWRITES = 4  # how often a script may write over all that it may keep
+_DEEPEST = 100  # beyond, paths grow too long to look at
+_LONGEST_PATH = 3500
 _BLOCK = 512
 
 
@@ -79,29 +81,39 @@ class Watch:
     def _disk(self, now: float) -> Breach | None:
         if now < self._next_disk_look:
             return None
-        entries, taken = occupied(self._folders)
-        entries += sum(map(_inodes, self._confined.memory_folders))
+        entries = sum(map(_inodes, self._confined.memory_folders))
+        breach = disk_breach(self._folders, self._limits.output_bytes, entries)
         # The more there is to count, the more seldom.
         self._next_disk_look = time.monotonic() + max(
             _DISK_INTERVAL_S, 10 * (time.monotonic() - now)
         )
-        if entries > _MOST_ENTRIES:
-            return Breach("disk", f"made more than {_MOST_ENTRIES} files")
-        if taken > self._limits.output_bytes:
-            text = megabytes(self._limits.output_bytes)
-            return Breach("disk", f"filled more than {text} of disk")
-        return None
+        return breach
 
 
-def occupied(folders: Sequence[Path]) -> tuple[int, int]:
-    """Entries below the folders and the disk space that they take, bytes; links are not followed.
+def disk_breach(folders: Sequence[Path], most_bytes: int, more_entries: int = 0) -> Breach | None:
+    """What the folders hold too much of, if anything; ``more_entries`` lie elsewhere."""
+    entries, taken, depth = occupied(folders)
+    if entries + more_entries > _MOST_ENTRIES:
+        return Breach("disk", f"made more than {_MOST_ENTRIES} files")
+    if depth > _DEEPEST:
+        return Breach("disk", f"made more than {_DEEPEST} folders within each other")
+    if taken > most_bytes:
+        return Breach("disk", f"filled more than {megabytes(most_bytes)} of disk")
+    return None
 
-    Stops counting when there are too many.
+
+def occupied(folders: Sequence[Path]) -> tuple[int, int, int]:
+    """Entries below the folders, the disk space that they take (bytes), and their greatest depth.
+
+    Links are not followed. Stops counting when there are too many, or they lie too deep.
     """
-    entries = taken = 0
-    waiting = [str(folder) for folder in folders]
-    while waiting and entries <= _MOST_ENTRIES:
-        with suppress(OSError), os.scandir(waiting.pop()) as listing:
+    entries = taken = deepest = 0
+    waiting = [(str(folder), 1) for folder in folders]
+    while waiting and entries <= _MOST_ENTRIES and deepest <= _DEEPEST:
+        folder, depth = waiting.pop()
+        # What no path reaches cannot be counted.
+        deepest = max(deepest, depth if len(os.fsencode(folder)) < _LONGEST_PATH else _DEEPEST + 1)
+        with suppress(OSError), os.scandir(folder) as listing:
             for entry in listing:
                 entries += 1
                 if entries > _MOST_ENTRIES:
@@ -109,8 +121,8 @@ def occupied(folders: Sequence[Path]) -> tuple[int, int]:
                 with suppress(OSError):
                     taken += entry.stat(follow_symlinks=False).st_blocks * _BLOCK
                     if entry.is_dir(follow_symlinks=False):
-                        waiting.append(entry.path)
-    return entries, taken
+                        waiting.append((entry.path, depth + 1))
+    return entries, taken, deepest
 
 
 def _inodes(folder: Path) -> int:

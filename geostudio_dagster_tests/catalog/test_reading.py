@@ -158,3 +158,4 @@ def test_harmless_text_is_kept_to_the_letter() -> None:
     value = {"path": "C:\\u0000", "ü": [1.5, None, "\\\\"]}
     assert json.loads(to_json(value)) == value
     assert json.loads(to_json({"a\0b": "c\0", "x": float("inf")})) == {"ab": "c", "x": None}
+    assert json.loads(to_json({"\ud800": ["ö\udfff", "\U0001f600"]})) == {"?": ["ö?", "\U0001f600"]}

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import kubernetes_validate
@@ -14,9 +14,9 @@ import yaml
 from dagster_k8s.pipes import build_pod_body
 from kubernetes.client import ApiClient
 
-from geostudio_dagster.defs.processor_pipes import PodEnd, StoppablePipes
+from geostudio_dagster.defs.processor_pipes import PodEnd
 from geostudio_dagster.defs.processor_pods import LABELS, _result, pod_runner, pod_spec
-from geostudio_dagster.errors import Cancelled, TaskError
+from geostudio_dagster.errors import TaskError
 from geostudio_dagster.processors.run import ScriptJob
 from geostudio_dagster.settings import (
     KubernetesSettings,
@@ -25,6 +25,7 @@ from geostudio_dagster.settings import (
     ScriptLimits,
     Settings,
 )
+from geostudio_dagster_tests.emulators.pod_security import violations
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 LIMITS = ScriptLimits(wall_s=90.5, memory_bytes=2 * 1024**3)
@@ -65,6 +66,7 @@ def pod_of(folder: Path, *, gpu: bool = False, **changes: Any) -> dict[str, Any]
 def test_the_pod_can_do_nothing_but_its_work(tmp_path: Path) -> None:
     pod = pod_of(tmp_path)
     assert pod["metadata"]["labels"]["app.kubernetes.io/component"] == "users-processor"
+    assert violations(pod) == [], "of the Pod Security Standard restricted"
     spec = pod["spec"]
     assert spec["automountServiceAccountToken"] is False
     assert spec["enableServiceLinks"] is False
@@ -72,8 +74,8 @@ def test_the_pod_can_do_nothing_but_its_work(tmp_path: Path) -> None:
     assert spec["activeDeadlineSeconds"] == 91 + 600
     assert spec["securityContext"] == {
         "runAsNonRoot": True,
-        "runAsUser": 65534,
-        "runAsGroup": 65534,
+        "runAsUser": os.geteuid() or 65534,
+        "runAsGroup": os.getegid() or 65534,
         "seccompProfile": {"type": "RuntimeDefault"},
     }
     for name in ("hostNetwork", "hostPID", "hostIPC", "nodeSelector", "tolerations"):
@@ -99,11 +101,13 @@ def test_the_pod_sees_three_paths_of_the_data_and_its_parameters(tmp_path: Path)
         ("/job/output", "scratch/t/run/output", False),
     ]
     *start, parameters = container["command"]
-    assert start == [
-        *("python", "-I", "-B", "-u"),
+    assert start[:4] == ["python", "-I", "-S", "-c"]
+    assert start[-12:] == [
+        *(",".join(entry["name"] for entry in container["env"]), "1800", str(4 * 1024**3), "256"),
+        *("-I", "-B", "-u", "-X", "utf8"),
         *("/job/script/a.py", "/job/input/t_pred.tif", "/job/output/t_pred_processed.tif"),
     ]
-    assert json.loads(parameters.replace("$$(", "$(")) == {"note": "$(HOME) ö"}
+    assert json.loads(parameters.replace("$$", "$")) == {"note": "$(HOME) ö"}
     assert "$$(HOME)" in parameters, "Kubernetes would put a variable's value there"
     assert {entry["name"] for entry in container["env"]} == {
         "GEOSTUDIO_INPUT",
@@ -111,7 +115,10 @@ def test_the_pod_sees_three_paths_of_the_data_and_its_parameters(tmp_path: Path)
         "GEOSTUDIO_PARAMETERS",
         "HOME",
         "TMPDIR",
+        "LANG",
         "OMP_NUM_THREADS",
+        "OPENBLAS_NUM_THREADS",
+        "GDAL_NUM_THREADS",
     }
     flags = pod_of(tmp_path, contract="flags", parameters={"threshold": 80})
     command = flags["spec"]["containers"][0]["command"]
@@ -149,50 +156,15 @@ def test_pods_are_for_clusters_with_a_shared_volume(tmp_path: Path) -> None:
         (PodEnd(137, "OOMKilled", ""), "memory", "wanted more memory"),
         (PodEnd(1, "DeadlineExceeded", "at tile 7"), "timeout", "at tile 7"),
         (PodEnd(0, "Completed", '{"status": "error", "message": "bad"}'), "reported", "bad"),
+        (PodEnd(152, "Error", ""), "cpu", "more processor time"),
     ],
 )
 def test_a_pods_end_is_told_as_any_other_run(
     tmp_path: Path, end: PodEnd, reason: str, words: str
 ) -> None:
-    result = _result(end.exit_code, end.log, tmp_path, 1.0, end.reason)
+    result = _result(end, tmp_path, 1.0)
     assert (result.reason, result.isolation) == (reason, "pod")
     assert words in result.message
-
-
-class Cluster:
-    """The part of Kubernetes' API that is asked while a pod runs."""
-
-    def __init__(self, *phases: str, exit_code: int = 0, log: bytes = b"") -> None:
-        self.phases, self.exit_code, self.log = list(phases), exit_code, log
-        self.core_api = self
-
-    def read_namespaced_pod_status(self, _name: str, _namespace: str) -> Any:
-        phase = self.phases.pop(0) if len(self.phases) > 1 else self.phases[0]
-        over = SimpleNamespace(exit_code=self.exit_code, reason="Error" if self.exit_code else "")
-        state = SimpleNamespace(terminated=over)
-        statuses = [SimpleNamespace(state=state)]
-        return SimpleNamespace(
-            status=SimpleNamespace(phase=phase, reason=None, container_statuses=statuses)
-        )
-
-    def read_namespaced_pod_log(self, *_: object, **options: Any) -> Any:
-        return SimpleNamespace(data=self.log[-options["limit_bytes"] :])
-
-
-def waiting(cluster: Cluster, cancelled: Callable[[], bool] = bool, start_s: float = 60) -> PodEnd:
-    client = StoppablePipes(1000, cancelled, start_s)
-    with client.consume_pod_logs(None, cluster, "space", "pod"):
-        return client._end
-
-
-def test_the_client_takes_the_end_and_stops_when_asked() -> None:
-    failed = waiting(Cluster("Pending", "Failed", exit_code=3, log=b"\x1b[2Jbad \xff"))
-    assert (failed.exit_code, failed.reason) == (3, "Error")
-    assert failed.log.isprintable()
-    with pytest.raises(Cancelled):
-        waiting(Cluster("Running"), cancelled=lambda: True)
-    with pytest.raises(TaskError, match="did not start within 0 s"):
-        waiting(Cluster("Pending"), start_s=0)
 
 
 def test_the_network_policy_denies_everything_to_these_pods() -> None:
@@ -203,3 +175,44 @@ def test_the_network_policy_denies_everything_to_these_pods() -> None:
     assert policy["podSelector"]["matchLabels"] == LABELS
     assert policy["policyTypes"] == ["Ingress", "Egress"]
     assert (policy["ingress"], policy["egress"]) == ([], [])
+
+
+def test_the_network_policy_selects_the_pods_that_are_made(tmp_path: Path) -> None:
+    (policy, _) = yaml.safe_load_all((DEPLOY / "processor-pods.yaml").read_text())
+    wanted = policy["spec"]["podSelector"]["matchLabels"].items()
+    assert wanted <= pod_of(tmp_path)["metadata"]["labels"].items()
+
+
+BREAKS: dict[str, Callable[[dict[str, Any]], object]] = {
+    "Host Namespaces": lambda spec: spec.update(hostPID=True),
+    "HostPath Volumes": lambda spec: spec["volumes"].append(
+        {"hostPath": {"path": "/"}, "emptyDir": {}}
+    ),
+    "Volume Types": lambda spec: spec["volumes"].append({"nfs": {"server": "x", "path": "/"}}),
+    "Host Ports": lambda spec: spec["containers"][0].update(ports=[{"hostPort": 80}]),
+    "Privilege Escalation": lambda spec: spec["containers"][0]["securityContext"].pop(
+        "allowPrivilegeEscalation"
+    ),
+    "Privileged Containers": lambda spec: spec["containers"][0]["securityContext"].update(
+        privileged=True
+    ),
+    "Capabilities": lambda spec: spec["containers"][0]["securityContext"].update(
+        capabilities={"drop": ["ALL"], "add": ["NET_ADMIN"]}
+    ),
+    "Running as Non-root": lambda spec: spec["securityContext"].pop("runAsNonRoot"),
+    "Running as Non-root user": lambda spec: spec["securityContext"].update(runAsUser=0),
+    "Seccomp": lambda spec: spec["securityContext"].pop("seccompProfile"),
+    "Sysctls": lambda spec: spec["securityContext"].update(sysctls=[{"name": "kernel.msgmax"}]),
+    "/proc Mount Type": lambda spec: spec["containers"][0]["securityContext"].update(
+        procMount="Unmasked"
+    ),
+    "AppArmor": lambda spec: spec["securityContext"].update(appArmorProfile={"type": "Unconfined"}),
+    "SELinux": lambda spec: spec["securityContext"].update(seLinuxOptions={"user": "root"}),
+}
+
+
+@pytest.mark.parametrize("control", BREAKS)
+def test_the_standards_rules_find_what_they_are_for(tmp_path: Path, control: str) -> None:
+    pod = pod_of(tmp_path)
+    BREAKS[control](pod["spec"])
+    assert violations(pod) == [control]

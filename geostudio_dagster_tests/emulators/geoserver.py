@@ -8,21 +8,12 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import hashlib
-import io
 import json
-import re
 import threading
-import zipfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, ClassVar
 from urllib.parse import parse_qs, unquote, urlsplit
-from xml.etree import ElementTree as ET
-
-import rasterio
-from rasterio.errors import RasterioError
 
 from geostudio_dagster_tests.emulators.geoserver_calls import (
     ROUTES,
@@ -32,47 +23,20 @@ from geostudio_dagster_tests.emulators.geoserver_calls import (
     RefusedError,
     route,
 )
-from geostudio_dagster_tests.emulators.geoserver_vectors import DataStore, VectorRoutes
-
-SLD = "{http://www.opengis.net/sld}"
-
-
-@dataclass
-class Coverage:
-    name: str
-    title: str
-    abstract: str = ""
-    enabled: bool = True
-    time: bool = False
-
-
-@dataclass
-class Store:
-    name: str
-    type: str
-    settings: dict[str, str] = field(default_factory=dict)
-    granules: dict[str, str] = field(default_factory=dict)  # file name -> sha256
-    crs: str = ""
-    coverages: dict[str, Coverage] = field(default_factory=dict)
+from geostudio_dagster_tests.emulators.geoserver_state import (
+    Coverage,
+    Store,
+    Workspace,
+    geotiff_crs,
+    index,
+    store_document,
+    unpack,
+)
+from geostudio_dagster_tests.emulators.geoserver_styles import StyleRoutes
+from geostudio_dagster_tests.emulators.geoserver_vectors import VectorRoutes
 
 
-@dataclass
-class Style:
-    name: str
-    filename: str
-    body: bytes = b""
-
-
-@dataclass
-class Workspace:
-    name: str
-    stores: dict[str, Store] = field(default_factory=dict)
-    data_stores: dict[str, DataStore] = field(default_factory=dict)
-    styles: dict[str, Style] = field(default_factory=dict)
-    layers: dict[str, tuple[str | None, str]] = field(default_factory=dict)  # default style
-
-
-class GeoServerEmulator(VectorRoutes):
+class GeoServerEmulator(StyleRoutes, VectorRoutes):
     """State of the emulated server; serve it with :func:`serving`."""
 
     user = "admin"
@@ -127,12 +91,6 @@ class GeoServerEmulator(VectorRoutes):
             raise RefusedError(404, f"No such coverage store: {ws},{cs}")
         return stores[cs]
 
-    def style(self, ws: str, style: str) -> Style:
-        styles = self.workspace(ws).styles
-        if style not in styles:
-            raise RefusedError(404, f"No such style {style} in workspace {ws}")
-        return styles[style]
-
     # Workspaces
 
     @route("GET", "/rest/workspaces")
@@ -168,7 +126,7 @@ class GeoServerEmulator(VectorRoutes):
     @route("GET", "/rest/workspaces/<ws>/coveragestores/<cs>")
     def get_store(self, call: Call, ws: str, cs: str) -> Answer:
         store = self.store(ws, cs)
-        return 200, {"coverageStore": _store_document(store, ws)}
+        return 200, {"coverageStore": store_document(store, ws)}
 
     @route("DELETE", "/rest/workspaces/<ws>/coveragestores/<cs>")
     def delete_store(self, call: Call, ws: str, cs: str) -> Answer:
@@ -185,16 +143,16 @@ class GeoServerEmulator(VectorRoutes):
     def put_geotiff(self, call: Call, ws: str, cs: str) -> Answer:
         if call.content_type not in {"image/tiff", "image/geotiff"}:
             raise RefusedError(415, f"Content-Type {call.content_type!r} is not supported")
-        crs = _geotiff_crs(call.body)
+        crs = geotiff_crs(call.body)
         granules = {f"{cs}.geotiff": call.body}
         return self._configure(ws, cs, kind="GeoTIFF", granules=granules, crs=crs, call=call)
 
     @route("PUT", "/rest/workspaces/<ws>/coveragestores/<cs>/file.imagemosaic")
     def put_mosaic(self, call: Call, ws: str, cs: str) -> Answer:
-        granules, settings = _unpack(call)
+        granules, settings = unpack(call)
         if not granules:
             raise RefusedError(500, "Error auto-configuring coverage")
-        crs = _geotiff_crs(next(iter(granules.values())))
+        crs = geotiff_crs(next(iter(granules.values())))
         return self._configure(
             ws, cs, kind="ImageMosaic", granules=granules, crs=crs, call=call, settings=settings
         )
@@ -206,8 +164,8 @@ class GeoServerEmulator(VectorRoutes):
             raise RefusedError(
                 405, "Coverage store found, but it does not support resource harvesting"
             )
-        granules, _ = _unpack(call)
-        _index(store, granules)
+        granules, _ = unpack(call)
+        index(store, granules)
         return 202, ""
 
     def _configure(
@@ -226,11 +184,11 @@ class GeoServerEmulator(VectorRoutes):
         store.type, store.settings, store.crs = kind, {**store.settings, **(settings or {})}, crs
         if kind == "GeoTIFF":
             store.granules.clear()
-        _index(store, granules)
+        index(store, granules)
         name = call.query.get("coverageName", cs)
         store.coverages.setdefault(name, Coverage(name, title=name))
         workspace.layers.setdefault(name, (None, "raster"))
-        return 201, {"coverageStore": _store_document(store, ws)}
+        return 201, {"coverageStore": store_document(store, ws)}
 
     # Coverages
 
@@ -266,107 +224,6 @@ class GeoServerEmulator(VectorRoutes):
         if cov not in coverages:
             raise RefusedError(404, f"No such coverage: {ws},{cs},{cov}")
         return coverages[cov]
-
-    # Styles
-
-    @route("GET", "/rest/workspaces/<ws>/styles")
-    def list_styles(self, call: Call, ws: str) -> Answer:
-        return 200, {"styles": {"style": [{"name": name} for name in self.workspace(ws).styles]}}
-
-    @route("POST", "/rest/workspaces/<ws>/styles")
-    def add_style(self, call: Call, ws: str) -> Answer:
-        document = call.document()
-        name = document.findtext("name") or ""
-        styles = self.workspace(ws).styles
-        if name in styles:
-            raise RefusedError(500, f"Style named '{name}' already exists in workspace {ws}")
-        styles[name] = Style(name, document.findtext("filename") or "")
-        return 201, name
-
-    @route("GET", "/rest/workspaces/<ws>/styles/<style>.sld")
-    def get_style_body(self, call: Call, ws: str, style: str) -> Answer:
-        return 200, self.style(ws, style).body
-
-    @route("GET", "/rest/workspaces/<ws>/styles/<style>")
-    def get_style(self, call: Call, ws: str, style: str) -> Answer:
-        found = self.style(ws, style)
-        document = {"name": found.name, "format": "sld", "filename": found.filename}
-        return 200, {"style": {**document, "languageVersion": {"version": "1.0.0"}}}
-
-    @route("PUT", "/rest/workspaces/<ws>/styles/<style>")
-    def put_style(self, call: Call, ws: str, style: str) -> Answer:
-        found = self.style(ws, style)
-        if call.content_type != "application/vnd.ogc.sld+xml":
-            raise RefusedError(415, f"Content-Type {call.content_type!r} is not supported")
-        try:
-            root = ET.fromstring(call.body)
-        except ET.ParseError as error:
-            raise RefusedError(400, f"Invalid style:{error}") from error
-        if root.tag not in {f"{SLD}StyledLayerDescriptor", "StyledLayerDescriptor"}:
-            raise RefusedError(400, "Invalid style:not a StyledLayerDescriptor")
-        # Without raw, GeoServer writes out what it understood, not what it was sent.
-        found.body = call.body if call.query.get("raw") == "true" else ET.tostring(root)
-        return 200, ""
-
-    @route("DELETE", "/rest/workspaces/<ws>/styles/<style>")
-    def delete_style(self, call: Call, ws: str, style: str) -> Answer:
-        workspace = self.workspace(ws)
-        if style not in workspace.styles:
-            raise RefusedError(404, f"Style {style} not found")
-        users = [name for name, used in workspace.layers.items() if used == (ws, style)]
-        if users and not call.recurse:
-            raise RefusedError(403, "Can't delete style referenced by existing layers.")
-        for name in users:
-            workspace.layers[name] = (None, "raster")
-        del workspace.styles[style]
-        return 200, ""
-
-    # Layers
-
-    @route("GET", "/rest/layers")
-    def list_layers(self, call: Call) -> Answer:
-        names = [f"{ws.name}:{name}" for ws in self.workspaces.values() for name in ws.layers]
-        return 200, {"layers": {"layer": [{"name": name} for name in names]}}
-
-    @route("GET", "/rest/workspaces/<ws>/layers/<layer>")
-    def get_layer(self, call: Call, ws: str, layer: str) -> Answer:
-        workspace = self.workspace(ws)
-        if layer not in workspace.layers:
-            raise RefusedError(404, f"No such layer: {layer}")
-        owner, name = workspace.layers[layer]
-        style = {"name": f"{owner}:{name}", "workspace": owner} if owner else {"name": name}
-        return 200, {"layer": {"name": layer, "type": "RASTER", "defaultStyle": style}}
-
-    @route("PUT", "/rest/workspaces/<ws>/layers/<layer>")
-    @route("PUT", "/rest/layers/<ws>:<layer>")
-    def put_layer(self, call: Call, ws: str, layer: str) -> Answer:
-        workspace = self.workspace(ws)
-        if layer not in workspace.layers:
-            raise RefusedError(404, f"No such layer: {layer}")
-        document = call.document()
-        name = document.findtext("defaultStyle/name") or ""
-        owner = document.findtext("defaultStyle/workspace")
-        if owner is None and name in workspace.styles:
-            owner = ws
-        if owner is not None:
-            self.style(owner, name)
-        elif name != "raster":
-            raise RefusedError(404, f"No such style: {name}")
-        workspace.layers[layer] = (owner, name)
-        return 200, ""
-
-    @route("DELETE", "/rest/workspaces/<ws>/layers/<layer>")
-    def delete_layer(self, call: Call, ws: str, layer: str) -> Answer:
-        workspace = self.workspace(ws)
-        if layer not in workspace.layers:
-            raise RefusedError(404, f"No such layer: {layer}")
-        del workspace.layers[layer]
-        if call.recurse:
-            for store in workspace.stores.values():
-                store.coverages.pop(layer, None)
-            for vectors in workspace.data_stores.values():
-                vectors.feature_types.pop(layer, None)
-        return 200, ""
 
     @route("POST", "/gwc/rest/masstruncate")
     def truncate(self, call: Call) -> Answer:
@@ -438,55 +295,3 @@ def _handler_of(emulator: GeoServerEmulator) -> type[BaseHTTPRequestHandler]:
             """Requests are recorded, not printed."""
 
     return HttpHandler
-
-
-def _store_document(store: Store, ws: str) -> dict[str, Any]:
-    return {
-        "name": store.name,
-        "type": store.type,
-        "enabled": True,
-        "workspace": {"name": ws},
-        "url": f"file:data/{ws}/{store.name}",
-    }
-
-
-def _geotiff_crs(data: bytes) -> str:
-    try:
-        with rasterio.open(io.BytesIO(data)) as dataset:
-            if dataset.driver != "GTiff" or dataset.crs is None:
-                raise RefusedError(500, "Error auto-configuring coverage")
-            return str(dataset.crs.to_wkt())
-    except RasterioError as error:
-        raise RefusedError(500, "Could not acquire reader for coverage.") from error
-
-
-def _unpack(call: Call) -> tuple[dict[str, bytes], dict[str, str]]:
-    """Granules and merged properties of a mosaic's zip."""
-    if call.content_type != "application/zip":
-        raise RefusedError(415, f"Content-Type {call.content_type!r} is not supported")
-    granules: dict[str, bytes] = {}
-    settings: dict[str, str] = {}
-    try:
-        with zipfile.ZipFile(io.BytesIO(call.body)) as package:
-            for name in package.namelist():
-                if name.endswith(".properties"):
-                    lines = package.read(name).decode("latin-1").splitlines()
-                    pairs = [line.split("=", 1) for line in lines if "=" in line]
-                    settings |= {key: value.replace("\\:", ":") for key, value in pairs}
-                elif name.endswith(".tif"):
-                    granules[name] = package.read(name)
-    except zipfile.BadZipFile as error:
-        raise RefusedError(500, "Error occured unzipping file") from error
-    return granules, settings
-
-
-def _index(store: Store, granules: dict[str, bytes]) -> None:
-    """Take granules into a store, as a mosaic's index would."""
-    for name, data in granules.items():
-        crs = _geotiff_crs(data)
-        if "TimeAttribute" in store.settings and not re.search(store.settings["regex"], name):
-            continue
-        # A homogeneous mosaic silently leaves out granules of another CRS.
-        if crs != store.crs and store.settings.get("HeterogeneousCRS") != "true":
-            continue
-        store.granules[name] = hashlib.sha256(data).hexdigest()
