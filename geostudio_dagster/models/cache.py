@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from geostudio_dagster.models.bundle import Bundle
@@ -13,11 +14,11 @@ if TYPE_CHECKING:
 
 CAPACITY = 2
 
-_Key = tuple[str, str]
+_Key = tuple[str, str, int]
 
 
 class ModelCache:
-    """Keeps the models used last, by digest and device. Threads may share it."""
+    """Keeps the models used last, by digest, device and patch size. Threads may share it."""
 
     def __init__(self, capacity: int = CAPACITY) -> None:
         self.loads = 0
@@ -26,18 +27,22 @@ class ModelCache:
         self._lock = threading.Lock()
         self._loading: dict[_Key, threading.Lock] = {}
 
-    def get(self, bundle: Bundle, device: str) -> Model:
+    def get(self, bundle: Bundle, device: str, programs: Path | None = None) -> Model:
         """The loaded model; whoever asks first loads it, others of the same key wait for that.
 
         Raises:
             TaskError: as for :func:`geostudio_dagster.models.runtime.load_runtime`.
         """
-        key = bundle.digest, device
+        key = bundle.digest, device, bundle.manifest.patch.size
         with self._lock:
             gate = self._loading.setdefault(key, threading.Lock())
         with gate:
             model = self._recall(key)
-            return model if model is not None else self._load(bundle, device)
+            if model is not None:
+                return model
+            from geostudio_dagster.models.runtime import load_runtime
+
+            return self._keep(key, load_runtime(bundle, device, programs))
 
     def clear(self) -> None:
         """Forget all models."""
@@ -51,13 +56,10 @@ class ModelCache:
                 self._models.move_to_end(key)
             return model
 
-    def _load(self, bundle: Bundle, device: str) -> Model:
-        from geostudio_dagster.models.runtime import load_runtime
-
-        model = load_runtime(bundle, device)
+    def _keep(self, key: _Key, model: Model) -> Model:
         with self._lock:
             self.loads += 1
-            self._models[bundle.digest, device] = model
+            self._models[key] = model
             while len(self._models) > self._capacity:
                 self._models.popitem(last=False)
         return model
@@ -66,6 +68,6 @@ class ModelCache:
 MODELS = ModelCache()
 
 
-def loaded(bundle: Bundle, device: str = "cpu") -> Model:
+def loaded(bundle: Bundle, device: str = "cpu", programs: Path | None = None) -> Model:
     """The bundle's model on ``device``, from this process's cache."""
-    return MODELS.get(bundle, device)
+    return MODELS.get(bundle, device, programs)

@@ -26,7 +26,10 @@ def predict_task(task: TaskRecord, context: WorkContext) -> StepOutput:
     bundle = as_map(place.bundle(model))
     target = context.scratch / f"{task.id}_pred.tif"
     settings = place.settings
-    options = PredictOptions(calibrations=settings.calibrations if settings.calibrate else None)
+    options = PredictOptions(
+        calibrations=settings.calibrations if settings.calibrate else None,
+        programs=settings.programs if settings.convert else None,
+    )
     report = predict(
         place.path_of(scene_of(place, task)),
         bundle,

@@ -24,7 +24,8 @@ from rich.progress import (
 from rich.text import Text
 
 from geostudio_dagster.errors import GeostudioError, InvalidRequest, TaskError
-from geostudio_dagster.models.bundle import Bundle, load_bundle, with_probabilities
+from geostudio_dagster.models.bundle import Bundle, load_bundle, with_patch, with_probabilities
+from geostudio_dagster.models.cache import loaded
 from geostudio_dagster.prediction.destination import destination
 from geostudio_dagster.prediction.engine import Progress as Report
 from geostudio_dagster.prediction.engine import predict
@@ -85,6 +86,26 @@ def run(job: Job, terminal: Console) -> dict[str, Any]:
     return {"output": str(place), "model": name, "digest": bundle.digest, **facts}
 
 
+def keep_for_next_time(job: Job, facts: dict[str, Any], terminal: Console) -> None:
+    """After the work: keep the model as a program, where there is none; Ctrl-C leaves it.
+
+    ``facts`` are what :func:`run` returned. Whatever fails here, the output is in place.
+    """
+    from geostudio_dagster.models.conversion import keep_program
+    from geostudio_dagster.models.programs import CONVERTED, ProgramFile
+
+    folder = job.options.programs
+    try:
+        bundle = with_patch(load_bundle(job.model), facts["patch"])
+        if folder is None or bundle.manifest.runtime not in CONVERTED:
+            return
+        if not ProgramFile.of(bundle, folder).exists:
+            terminal.print("Keeping the model for faster starts (some seconds, once) ...")
+            keep_program(bundle, folder, loaded(bundle, facts["device"]))
+    except (GeostudioError, OSError, RuntimeError, KeyboardInterrupt) as error:
+        terminal.print(f"The model was not kept ({type(error).__name__}).")
+
+
 def _check_profile(path: Path | None) -> None:
     if path is None:
         return
@@ -126,6 +147,15 @@ def calibrations(wanted: bool | None) -> Path | None:
     if wanted is None:
         wanted = settings.calibrate and settings.data_folder.is_dir()
     return settings.calibrations if wanted else None
+
+
+def programs(wanted: bool | None) -> Path | None:
+    """Where the installation of the environment keeps programs; None as for calibrations."""
+    with _as_sentences():
+        settings = read_settings()
+    if wanted is None:
+        wanted = settings.convert and settings.data_folder.is_dir()
+    return settings.programs if wanted else None
 
 
 def summary(facts: dict[str, Any]) -> str:
