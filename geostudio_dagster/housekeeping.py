@@ -17,6 +17,7 @@ from geostudio_dagster.catalog import RequestRecord
 from geostudio_dagster.installation import Installation
 from geostudio_dagster.models.programs import remove_unused_programs
 from geostudio_dagster.models.registration import remove_unused_bundles
+from geostudio_dagster.pipeline.model_programs import needed_programs
 from geostudio_dagster.pipeline.processor_uploads import delete_unneeded_scripts
 from geostudio_dagster.publish.geoserver import GeoServer
 
@@ -123,7 +124,11 @@ def _programs(installation: Installation, now: dt.datetime) -> Iterator[str]:
     settings = installation.settings.housekeeping
     before = (now - dt.timedelta(days=settings.program_days)).timestamp()
     for name in remove_unused_programs(
-        installation.settings.programs, before, settings.program_bytes, settings.items
+        installation.settings.programs,
+        needed_programs(installation),
+        before,
+        settings.program_bytes,
+        settings.items,
     ):
         yield f"program {name}"
 

@@ -4,7 +4,7 @@ Each shard's run is a process of its own, and importing TerraTorch takes it long
 small tasks. So a program is made of a bundle (:mod:`conversion`) where nobody waits for pixels:
 as it is registered, after a prediction at the terminal, or by the housekeeping. Every load
 from then on, in any process, reads that. The folder is the installation's own, as its
-calibrations are; a file that is not whole, or of another version, counts as none.
+calibrations are; a file that is not whole counts as none, and goes.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import importlib.metadata
 import json
 import logging
 import os
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -95,7 +96,8 @@ class ProgramFile:
             program = Program(graph, int(found["folded"]), str(found["refusal"]))
         except Exception as error:
             # torch raises whatever it meets in a file that is cut off or foreign.
-            log.warning("%s is no program (%s); it counts as none", self.path, type(error).__name__)
+            log.warning("%s is no program (%s); it is removed", self.path, type(error).__name__)
+            self.remove()
             return None
         with contextlib.suppress(OSError):
             os.utime(self.path)  # by which remove_unused_programs knows that it is used
@@ -133,28 +135,38 @@ class ProgramFile:
 
 
 def remove_unused_programs(
-    folder: Path, silent_since: float, most_bytes: int, limit: int
+    folder: Path, needed: Collection[str], silent_since: float, most_bytes: int, limit: int
 ) -> list[str]:
     """Remove what nobody loaded since then, and the oldest of what is too much; their names.
 
     Args:
+        folder: of programs. needed: names of files that stay for as long as there is room.
         silent_since: seconds of the epoch. most_bytes: that may stay.
         limit: files removed at most.
     """
-    found: list[tuple[float, int, Path]] = []
+    removed: list[str] = []
+    found = sorted(_files(folder))
+    left = sum(size for _, size, _ in found)
+    for used, size, path in found:
+        idle = used < silent_since and path.name not in needed
+        if len(removed) < limit and (idle or left > most_bytes):
+            path.unlink(missing_ok=True)
+            removed.append(path.name)
+            left -= size
+    return removed
+
+
+def bytes_of_programs(folder: Path) -> int:
+    """What all programs take."""
+    return sum(size for _, size, _ in _files(folder))
+
+
+def _files(folder: Path) -> Iterator[tuple[float, int, Path]]:
+    """When each file was used last (seconds of the epoch), its bytes and its path."""
     for path in folder.iterdir() if folder.is_dir() else ():
         with contextlib.suppress(FileNotFoundError):  # taken away by somebody else meanwhile
             facts = path.stat()
-            found.append((facts.st_mtime, facts.st_size, path))
-    removed: list[str] = []
-    left = sum(size for _, size, _ in found)
-    for used, size, path in sorted(found):
-        if len(removed) == limit or (used >= silent_since and left <= most_bytes):
-            break
-        path.unlink(missing_ok=True)
-        removed.append(path.name)
-        left -= size
-    return removed
+            yield facts.st_mtime, facts.st_size, path
 
 
 def _version(package: str) -> str | None:

@@ -139,6 +139,7 @@ def test_what_is_no_program_is_made_anew(tmp_path: Path, tune: Bundle, damage: s
     source = scene(tmp_path)
     expected = predicted(tune, source, tmp_path / "a.tif")
     assert predicted(tune, source, tmp_path / "b.tif", programs=programs) == expected
+    assert list(programs.iterdir()) == []
     keep_program(tune, programs)
     assert isinstance(load_runtime(tune, programs=programs).runtime, ProgramRuntime)
 
@@ -319,11 +320,13 @@ def test_programs_go_when_unused_or_too_many_the_oldest_first(tmp_path: Path) ->
         path = tmp_path / f"{number}.pt"
         path.write_bytes(b"x" * 10)
         os.utime(path, (number, number))
-    assert remove_unused_programs(tmp_path / "none", 9, 0, 9) == []
-    assert remove_unused_programs(tmp_path, silent_since=1, most_bytes=100, limit=9) == ["0.pt"]
-    assert remove_unused_programs(tmp_path, silent_since=0, most_bytes=25, limit=1) == ["1.pt"]
-    assert remove_unused_programs(tmp_path, silent_since=0, most_bytes=25, limit=9) == ["2.pt"]
-    assert {path.name for path in tmp_path.iterdir()} == {"3.pt", "4.pt"}
+    nothing: frozenset[str] = frozenset()
+    assert remove_unused_programs(tmp_path / "none", nothing, 9, 0, 9) == []
+    assert remove_unused_programs(tmp_path, {"0.pt"}, 2, 100, 9) == ["1.pt"]
+    assert remove_unused_programs(tmp_path, nothing, 1, 100, 9) == ["0.pt"]
+    assert remove_unused_programs(tmp_path, {"2.pt"}, 0, 15, 1) == ["2.pt"]
+    assert remove_unused_programs(tmp_path, nothing, 0, 15, 9) == ["3.pt"]
+    assert {path.name for path in tmp_path.iterdir()} == {"4.pt"}
 
 
 def test_a_program_that_is_loaded_counts_as_used(tmp_path: Path, tune: Bundle) -> None:
@@ -331,4 +334,4 @@ def test_a_program_that_is_loaded_counts_as_used(tmp_path: Path, tune: Bundle) -
     [path] = tmp_path.iterdir()
     os.utime(path, (1, 1))
     load_runtime(tune, programs=tmp_path)
-    assert remove_unused_programs(tmp_path, silent_since=2, most_bytes=10**9, limit=9) == []
+    assert remove_unused_programs(tmp_path, (), silent_since=2, most_bytes=10**9, limit=9) == []
