@@ -22,7 +22,7 @@ class Ours:
         # As in an installation: from the model's program, which is kept once.
         self._programs = self._out / "programs"
         keep_program(self._bundle, self._programs)
-        self._model = loaded(self._bundle, self._device, self._programs)
+        self._model = loaded(self._bundle, self._device, programs=self._programs)
         self._pool = None
 
     def engine(self, precision):

@@ -24,7 +24,7 @@ def predict_all(
         from geostudio_dagster.models.cache import loaded
         from geostudio_dagster.prediction.forward import choose_device
 
-        model = loaded(loaded_bundle, choose_device(options), programs)
+        model = loaded(loaded_bundle, choose_device(options), programs=programs)
         before = peak_rss()
         for scene in scenes:
             report = predict(

@@ -27,7 +27,7 @@ class ModelCache:
         self._lock = threading.Lock()
         self._loading: dict[_Key, threading.Lock] = {}
 
-    def get(self, bundle: Bundle, device: str, programs: Path | None = None) -> Model:
+    def get(self, bundle: Bundle, device: str, *, programs: Path | None = None) -> Model:
         """The loaded model; whoever asks first loads it, others of the same key wait for that.
 
         Raises:
@@ -42,7 +42,7 @@ class ModelCache:
                 return model
             from geostudio_dagster.models.runtime import load_runtime
 
-            return self._keep(key, load_runtime(bundle, device, programs))
+            return self._keep(key, load_runtime(bundle, device, programs=programs))
 
     def clear(self) -> None:
         """Forget all models."""
@@ -68,6 +68,6 @@ class ModelCache:
 MODELS = ModelCache()
 
 
-def loaded(bundle: Bundle, device: str = "cpu", programs: Path | None = None) -> Model:
+def loaded(bundle: Bundle, device: str = "cpu", *, programs: Path | None = None) -> Model:
     """The bundle's model on ``device``, from this process's cache."""
-    return MODELS.get(bundle, device, programs)
+    return MODELS.get(bundle, device, programs=programs)

@@ -136,7 +136,7 @@ def _traced(whole: nn.Module, pixels: Tensor, device: str) -> Graph:
     if signature.buffers_to_mutate or signature.user_inputs_to_mutate:
         raise UnconvertibleError("it changes its own buffers, or its input")
     try:
-        return written(program.module(check_guards=False), device)
+        return written(program.module(), device)
     except UnwritableError as error:
         raise UnconvertibleError(f"it has {error}, which no program can have") from error
 

@@ -130,6 +130,9 @@ def lowered(module: fx.GraphModule, dtype: torch.dtype) -> fx.GraphModule:
 
 
 def _is_idle(node: fx.Node) -> bool:
+    """Whether the output doesn't depend on it: unused weights, what tracing assumed."""
+    if node.op == "get_attr":
+        return not node.users
     if node.op == "call_module":
         return node.target == "_guards_fn"
     if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):

@@ -41,6 +41,7 @@ class TorchRuntime:
 class ProgramRuntime:
     """A network that a graph was made of, its input's arrangement included; any batch size."""
 
+    engine: ClassVar[str] = "torch"
     batch_size: ClassVar[None] = None
     concurrency: ClassVar[None] = None
     autocasts: ClassVar[bool] = True

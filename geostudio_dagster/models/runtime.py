@@ -86,7 +86,7 @@ class Model:
         return output
 
 
-def load_runtime(bundle: Bundle, device: str = "cpu", programs: Path | None = None) -> Model:
+def load_runtime(bundle: Bundle, device: str = "cpu", *, programs: Path | None = None) -> Model:
     """Load the bundle's weights and try them on one empty patch.
 
     Args:

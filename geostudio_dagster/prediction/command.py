@@ -101,7 +101,7 @@ def keep_for_next_time(job: Job, facts: dict[str, Any], terminal: Console) -> No
             return
         if not ProgramFile.of(bundle, folder).exists:
             terminal.print("Keeping the model for faster starts (some seconds, once) ...")
-            keep_program(bundle, folder, loaded(bundle, facts["device"]))
+            keep_program(bundle, folder, loaded(bundle, facts["device"], programs=folder))
     except (GeostudioError, OSError, RuntimeError, KeyboardInterrupt) as error:
         terminal.print(f"The model was not kept ({type(error).__name__}).")
 

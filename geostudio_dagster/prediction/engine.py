@@ -114,7 +114,8 @@ def _prepare(
 
     grid = _patch_grid(scene, bundle, options)
     with clock.measure("model"):
-        model = loaded(with_patch(bundle, grid.size), choose_device(options), options.programs)
+        fitting, device = with_patch(bundle, grid.size), choose_device(options)
+        model = loaded(fitting, device, programs=options.programs)
     with clock.measure("calibrate"):
         plan = _plan(options, model, bundle, grid, core)
     log.info(
