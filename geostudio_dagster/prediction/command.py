@@ -26,6 +26,7 @@ from rich.text import Text
 from geostudio_dagster.errors import GeostudioError, InvalidRequest, TaskError
 from geostudio_dagster.models.bundle import Bundle, load_bundle, with_patch, with_probabilities
 from geostudio_dagster.models.cache import loaded
+from geostudio_dagster.models.programs import CONVERTED, ProgramFile
 from geostudio_dagster.prediction.destination import destination
 from geostudio_dagster.prediction.engine import Progress as Report
 from geostudio_dagster.prediction.engine import predict
@@ -82,8 +83,9 @@ def run(job: Job, terminal: Console) -> dict[str, Any]:
             seconds["deliver"] = time.perf_counter() - began
     facts = report.as_dict()
     facts["seconds"] |= seconds
-    name = bundle.manifest.name
-    return {"output": str(place), "model": name, "digest": bundle.digest, **facts}
+    manifest = bundle.manifest
+    of_model = {"model": manifest.name, "runtime": manifest.runtime, "digest": bundle.digest}
+    return {"output": str(place), **of_model, **facts}
 
 
 def keep_for_next_time(job: Job, facts: dict[str, Any], terminal: Console) -> None:
@@ -91,17 +93,17 @@ def keep_for_next_time(job: Job, facts: dict[str, Any], terminal: Console) -> No
 
     ``facts`` are what :func:`run` returned. Whatever fails here, the output is in place.
     """
-    from geostudio_dagster.models.conversion import keep_program
-    from geostudio_dagster.models.programs import CONVERTED, ProgramFile
-
-    folder = job.options.programs
+    folder, size = job.options.programs, facts["patch"]
+    if folder is None or facts["runtime"] not in CONVERTED:
+        return
+    if ProgramFile.at(folder, facts["digest"], size).exists:
+        return
+    terminal.print("Keeping the model for faster starts (some seconds, once) ...")
     try:
-        bundle = with_patch(load_bundle(job.model), facts["patch"])
-        if folder is None or bundle.manifest.runtime not in CONVERTED:
-            return
-        if not ProgramFile.of(bundle, folder).exists:
-            terminal.print("Keeping the model for faster starts (some seconds, once) ...")
-            keep_program(bundle, folder, loaded(bundle, facts["device"], programs=folder))
+        from geostudio_dagster.models.conversion import keep_program
+
+        bundle = with_patch(load_bundle(job.model), size)
+        keep_program(bundle, folder, loaded(bundle, facts["device"], programs=folder))
     except (GeostudioError, OSError, RuntimeError, KeyboardInterrupt) as error:
         terminal.print(f"The model was not kept ({type(error).__name__}).")
 
