@@ -58,11 +58,6 @@ def keep_program(bundle: Bundle, folder: Path, model: Model | None = None) -> No
         _keep(_program(model or load_runtime(bundle), bundle), bundle, place)
 
 
-def refuse_program(bundle: Bundle, folder: Path, reason: str) -> None:
-    """Remember that there can't be a program of ``bundle``."""
-    _keep(Program(None, refusal=reason), bundle, ProgramFile.of(bundle, folder))
-
-
 def _program(model: Model, bundle: Bundle) -> Program:
     runtime = model.runtime
     assert isinstance(runtime, TorchRuntime), "what TerraTorch builds is a module"  # noqa: S101

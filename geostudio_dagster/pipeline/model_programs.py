@@ -9,7 +9,7 @@ from pathlib import Path
 from geostudio_dagster.catalog import ModelRecord
 from geostudio_dagster.errors import GeostudioError
 from geostudio_dagster.installation import Installation
-from geostudio_dagster.models.programs import CONVERTED, ProgramFile, bytes_of_programs
+from geostudio_dagster.models.programs import CONVERTED, Program, ProgramFile, bytes_of_programs
 
 log = logging.getLogger(__name__)
 
@@ -32,24 +32,24 @@ def make_missing_programs(installation: Installation, limit: int) -> Iterator[st
     for model, file in _files(installation, installation.catalog.models()):
         if not limit:
             return
+        weights = Path(model.uri) / model.manifest["weights"]
         # A program takes what the weights do, or less: a checkpoint may hold an optimiser.
-        if file.exists or (Path(model.uri) / model.manifest["weights"]).stat().st_size > room:
+        if file.exists or not weights.is_file() or weights.stat().st_size > room:
             continue
         limit -= 1
-        _make(installation, model)
+        _make(installation, model, file)
         yield f"{model.name}@{model.version}"
 
 
-def _make(installation: Installation, model: ModelRecord) -> None:
+def _make(installation: Installation, model: ModelRecord, file: ProgramFile) -> None:
     # Imported here, for most rounds find nothing to do, and it takes torch seconds.
-    from geostudio_dagster.models.conversion import keep_program, refuse_program
+    from geostudio_dagster.models.conversion import keep_program
 
-    bundle, folder = installation.bundle(model), installation.settings.programs
     try:
-        keep_program(bundle, folder)
+        keep_program(installation.bundle(model), installation.settings.programs)
     except GeostudioError as error:
         log.warning("model %s can't be loaded: %s", model.name, error)
-        refuse_program(bundle, folder, str(error))
+        file.keep(Program(None, refusal=str(error)))
 
 
 def _files(
