@@ -14,13 +14,17 @@ class Ours:
     def __init__(self, bundle, scene, out, device):
         from geostudio_dagster.models.bundle import load_bundle
         from geostudio_dagster.models.cache import loaded
+        from geostudio_dagster.models.conversion import keep_program
         from geostudio_dagster.prediction.forward import choose_device
         from geostudio_dagster.prediction.options import PredictOptions
 
         self._bundle = load_bundle(Path(bundle))
         self._scene, self._out = Path(scene), Path(out)
         self._device = choose_device(PredictOptions(device=device))
-        self._model = loaded(self._bundle, self._device)
+        # As in an installation: from the model's program, which is kept once.
+        self._programs = self._out / "programs"
+        keep_program(self._bundle, self._programs)
+        self._model = loaded(self._bundle, self._device, programs=self._programs)
         self._pool = None
 
     def engine(self, precision):
@@ -96,7 +100,7 @@ class Ours:
     def _options(self, precision):
         from geostudio_dagster.prediction import PredictOptions
 
-        return PredictOptions(device=self._device, precision=precision)
+        return PredictOptions(device=self._device, precision=precision, programs=self._programs)
 
 
 class TerraTorch:

@@ -1,8 +1,9 @@
 """All scenes of a folder in one process, as a shard does: ``python -m bench.shard``."""
 
+import argparse
 import json
-import sys
 import tempfile
+import time
 from pathlib import Path
 
 from geostudio_dagster.models.bundle import load_bundle
@@ -10,24 +11,54 @@ from geostudio_dagster.prediction import PredictOptions, predict
 from geostudio_dagster.prediction.report import peak_rss
 
 
-def predict_all(bundle: Path, scenes: list[Path], target: Path, precision: str, device=None):
-    """Predict each scene; the model is loaded with the first. Gives memory before and after."""
+def predict_all(
+    bundle: Path, scenes: list[Path], target: Path, precision: str, programs: Path | None = None
+):
+    """Predict each scene; the model is loaded with the first. Gives memory before and after.
+
+    In a folder of programs the model's is kept at the end, where it is not there yet.
+    """
     loaded_bundle = load_bundle(bundle)
-    options = PredictOptions(precision=precision, device=device)
+    options = PredictOptions(precision=precision, programs=programs)
     with tempfile.TemporaryDirectory(dir=target) as scratch:
         from geostudio_dagster.models.cache import loaded
         from geostudio_dagster.prediction.forward import choose_device
 
-        loaded(loaded_bundle, choose_device(options))
+        model = loaded(loaded_bundle, choose_device(options), programs=programs)
         before = peak_rss()
         for scene in scenes:
             report = predict(
                 scene, loaded_bundle, target / scene.name, scratch=Path(scratch), options=options
             )
-    return {"rss_model": before, "rss_peak": peak_rss(), "last": report.as_dict()}
+    seconds = keep(loaded_bundle, programs, model) if programs else 0.0
+    return {
+        "convert": seconds,
+        "rss_model": before,
+        "rss_peak": peak_rss(),
+        "last": report.as_dict(),
+    }
+
+
+def keep(bundle, programs, model):
+    """CPU seconds that it took to keep the model's program, where there was none."""
+    from geostudio_dagster.models.programs import ProgramFile
+
+    if ProgramFile.of(bundle, programs).exists:
+        return 0.0
+    from geostudio_dagster.models.conversion import keep_program
+
+    began = time.process_time()
+    keep_program(bundle, programs, model)
+    return time.process_time() - began
 
 
 if __name__ == "__main__":
-    folder, out = Path(sys.argv[2]), Path(sys.argv[3])
+    parser = argparse.ArgumentParser(prog="python -m bench.shard", description=__doc__)
+    for name in ("bundle", "scenes", "out"):
+        parser.add_argument(name, type=Path)
+    parser.add_argument("precision")
+    parser.add_argument("--programs", type=Path)
+    given = parser.parse_args()
+    folder = given.scenes
     found = sorted(folder.glob("*.tif")) if folder.is_dir() else [folder]
-    print(json.dumps(predict_all(Path(sys.argv[1]), found, out, *sys.argv[4:])))
+    print(json.dumps(predict_all(given.bundle, found, given.out, given.precision, given.programs)))

@@ -1,5 +1,7 @@
 """One warm process for many small scenes, against ``terratorch predict`` started for each."""
 
+import json
+import os
 import subprocess
 import sys
 import time
@@ -9,6 +11,7 @@ import yaml
 
 from bench import models
 from bench.scenes import MEANS, STDS, textured
+from bench.worker import busy_seconds
 
 # What GEOStudio's inference step adds to a tune's configuration.
 _TILING = {
@@ -30,16 +33,22 @@ def scenes(place: Path, count: int, side: int) -> Path:
     return folder
 
 
-def ours(bundle: Path, tiles: Path, place: Path, precision: str):
-    """Wall seconds of one process over all tiles, its start and the model's load included."""
+def ours(bundle: Path, tiles: Path, place: Path, precision: str, programs: Path):
+    """One process over all tiles, its start and the model's load included: wall and CPU seconds.
+
+    ``convert`` is the CPU time of keeping the model's program, which the first process does.
+    """
     out = place / f"tiles-out-{precision}"
     out.mkdir(exist_ok=True)
     command = [sys.executable, "-m", "bench.shard", str(bundle), str(tiles), str(out), precision]
-    return _wall(command, place / "shard.log")
+    log = place / "shard.log"
+    sample = _timed([*command, "--programs", str(programs)], log)
+    report = json.loads(next(line for line in log.read_text().splitlines() if line[:1] == "{"))
+    return sample | {"convert": report["convert"]}
 
 
 def theirs(bundle: Path, name: str, tiles: Path, number: int, place: Path):
-    """Wall seconds of one ``terratorch predict`` for one tile, as GEOStudio starts it."""
+    """Wall and CPU seconds of one ``terratorch predict`` for one tile, as GEOStudio starts it."""
     out = place / f"terratorch-predict-{number}"
     out.mkdir(exist_ok=True)
     config = out / "config.yaml"
@@ -48,10 +57,10 @@ def theirs(bundle: Path, name: str, tiles: Path, number: int, place: Path):
     command += ["--ckpt_path", str(bundle / "state.ckpt"), "--predict_output_dir", str(out)]
     command += ["--data.init_args.predict_data_root", str(tiles)]
     command += ["--data.init_args.img_grep", f"tile{number:02}.tif"]
-    seconds = _wall(command, out / "log.txt", cwd=out)  # it writes its configuration there
+    sample = _timed(command, out / "log.txt", cwd=out)  # it writes its configuration there
     if not list(out.glob("*.tif")):
         raise RuntimeError(f"terratorch predict made nothing; see {out / 'log.txt'}")
-    return seconds
+    return sample
 
 
 def _configuration(name, tiles):
@@ -81,10 +90,14 @@ def _configuration(name, tiles):
     }
 
 
-def _wall(command, log, cwd=None):
-    began = time.perf_counter()
+def _timed(command, log, cwd=None):
+    """Wall and CPU seconds of a process, and how many cores all others used meanwhile."""
+    began, before, busy = time.perf_counter(), os.times(), busy_seconds()
     with log.open("w") as stream:
         done = subprocess.run(command, stdout=stream, stderr=stream, check=False, cwd=cwd)
     if done.returncode:
         raise RuntimeError(f"{command[1:4]} failed:\n{log.read_text()[-2000:]}")
-    return time.perf_counter() - began
+    wall, after = time.perf_counter() - began, os.times()
+    cpu = sum(after[2:4]) - sum(before[2:4])
+    others = max((busy_seconds() - busy - cpu) / wall, 0.0)
+    return {"wall": wall, "cpu": cpu, "others": others}

@@ -139,9 +139,11 @@ def models_add(
     folder: Annotated[Path, typer.Argument(help="Folder with bundle.yaml and the weights.")],
 ) -> None:
     """Register a model; the same bundle twice is the same version."""
-    from geostudio_dagster.models.registration import register_bundle
+    from geostudio_dagster.models.bundle import load_bundle
+    from geostudio_dagster.models.registration import prepare_bundle, register_bundle
 
     with opened_installation() as installation:
+        prepare_bundle(installation, load_bundle(folder))
         model = register_bundle(installation, folder, owner="cli")
         typer.echo(f"{model.name}@{model.version} {model.digest[:12]}")
 
@@ -213,6 +215,13 @@ def predict(
         ),
     ] = None,
     onnx_engine: Engine = None,
+    convert: Annotated[
+        bool | None,
+        typer.Option(
+            help="Keep a network of TerraTorch in the data folder as a program, which loads "
+            "without TerraTorch from then on. By default where that folder is."
+        ),
+    ] = None,
     profile: Annotated[
         Path | None, typer.Option(help="Draw the stages' timeline into this .svg or .html file.")
     ] = None,
@@ -224,6 +233,8 @@ def predict(
         CommandFailed,
         Job,
         calibrations,
+        keep_for_next_time,
+        programs,
         run,
         summary,
     )
@@ -241,6 +252,7 @@ def predict(
             overlap=overlap,
             trim=trim,
             calibrations=calibrations(calibrate),
+            programs=programs(convert),
             profile=profile,
             onnx_engine=engine_of(onnx_engine),
         )
@@ -253,6 +265,7 @@ def predict(
         print_json(facts)
     else:
         typer.echo(summary(facts))
+    keep_for_next_time(job, facts, err)
 
 
 app.command()(gateway)

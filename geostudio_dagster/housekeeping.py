@@ -14,7 +14,9 @@ from pathlib import Path
 
 from geostudio_dagster.catalog import RequestRecord
 from geostudio_dagster.installation import Installation
+from geostudio_dagster.models.programs import remove_unused_programs
 from geostudio_dagster.models.registration import remove_unused_bundles
+from geostudio_dagster.pipeline.model_programs import needed_programs
 from geostudio_dagster.pipeline.processor_uploads import delete_unneeded_scripts
 from geostudio_dagster.publish.geoserver import GeoServer
 from geostudio_dagster.removal import remove_tree
@@ -29,7 +31,15 @@ _SHARES = "shares"
 def tidy(installation: Installation, now: dt.datetime) -> list[str]:
     """One round of everything that belongs to no request; a sentence for each thing removed."""
     notes: list[str] = []
-    chores: tuple[Chore, ...] = (_shares, _cards, _tunes, _processors, _models, _scratch)
+    chores: tuple[Chore, ...] = (
+        _shares,
+        _cards,
+        _tunes,
+        _processors,
+        _models,
+        _programs,
+        _scratch,
+    )
     for chore in chores:
         try:
             notes += chore(installation, now)
@@ -108,6 +118,19 @@ def _models(installation: Installation, now: dt.datetime) -> Iterator[str]:
     silent_since = (now - _silence(installation)).timestamp()
     for digest in remove_unused_bundles(installation, silent_since, settings.items):
         yield f"bundle {digest}"
+
+
+def _programs(installation: Installation, now: dt.datetime) -> Iterator[str]:
+    settings = installation.settings.housekeeping
+    before = (now - dt.timedelta(days=settings.program_days)).timestamp()
+    for name in remove_unused_programs(
+        installation.settings.programs,
+        needed_programs(installation),
+        before,
+        settings.program_bytes,
+        settings.items,
+    ):
+        yield f"program {name}"
 
 
 def _scratch(installation: Installation, now: dt.datetime) -> Iterator[str]:

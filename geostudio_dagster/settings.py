@@ -230,6 +230,12 @@ class HousekeepingSettings(BaseModel):
         ge=0,
         description="Days that Dagster's runs and partitions of finished requests are kept.",
     )
+    program_days: float = Field(
+        default=30.0, gt=0, description="Days that a model's program is kept without being used."
+    )
+    program_bytes: int = Field(
+        default=20 * 1024**3, ge=0, description="Bytes that all programs may take."
+    )
     scratch_hours: float = Field(
         default=48.0, gt=0, description="Silence after which temporary files are abandoned."
     )
@@ -266,6 +272,10 @@ class Settings(BaseSettings):
     )
     onnx_engine: Literal["auto", "onnxruntime", "openvino"] = Field(
         default="auto", description="What runs ONNX models; auto is OpenVINO where it is installed."
+    )
+    convert: bool = Field(
+        default=True,
+        description="Keep networks of TerraTorch as programs, which load without TerraTorch.",
     )
     max_request_bytes: int = Field(default=16 * 1024**2, gt=0)
     max_tasks: int = Field(default=100_000, gt=0)
@@ -309,6 +319,11 @@ class Settings(BaseSettings):
     def calibrations(self) -> Path:
         """Folder of measured batch sizes and threads, by model and machine."""
         return self.data_folder / "calibrations"
+
+    @property
+    def programs(self) -> Path:
+        """Folder of networks that were converted, by model and versions."""
+        return self.data_folder / "programs"
 
     @property
     def inbox(self) -> Path:

@@ -17,6 +17,7 @@ from geostudio_dagster.defs.resources import InstallationResource
 from geostudio_dagster.housekeeping import deleted_requests, remove_request, tidy
 from geostudio_dagster.installation import Installation
 from geostudio_dagster.pipeline.launches import REQUEST_TAG
+from geostudio_dagster.pipeline.model_programs import make_missing_programs
 from geostudio_dagster.pipeline.stage import now
 from geostudio_dagster.publish.geoserver_rest import GeoServerError
 
@@ -40,6 +41,8 @@ def remove_leftovers(context: dg.OpExecutionContext, installation: InstallationR
     ]
     for note in notes:
         context.log.info(note)
+    for name in make_missing_programs(place, limit=1):
+        context.log.info("%s loads without TerraTorch from now on, if it can", name)
     context.add_output_metadata({"removed": len(notes)})
 
 

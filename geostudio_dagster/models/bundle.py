@@ -311,6 +311,13 @@ def as_map(bundle: Bundle) -> Bundle:
     return _with_output(bundle, "classes")
 
 
+def with_patch(bundle: Bundle, size: int) -> Bundle:
+    """The same model, for squares of ``size`` pixels."""
+    patch = bundle.manifest.patch.model_copy(update={"size": size})
+    manifest = bundle.manifest.model_copy(update={"patch": patch})
+    return bundle.model_copy(update={"manifest": manifest})
+
+
 def _with_output(bundle: Bundle, output: Output) -> Bundle:
     manifest = bundle.manifest.model_copy(update={"output": output})
     return bundle.model_copy(update={"manifest": manifest})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from geostudio_dagster.models.bundle import Bundle, OnnxEngine
@@ -13,11 +14,11 @@ if TYPE_CHECKING:
 
 CAPACITY = 2
 
-_Key = tuple[str, str, OnnxEngine]
+_Key = tuple[str, str, int, OnnxEngine]
 
 
 class ModelCache:
-    """Keeps the models used last, by digest, device and ONNX engine. Threads may share it."""
+    """Keeps the models used last, by digest, device, patch size and ONNX engine; thread-safe."""
 
     def __init__(self, capacity: int = CAPACITY) -> None:
         self.loads = 0
@@ -26,18 +27,30 @@ class ModelCache:
         self._lock = threading.Lock()
         self._loading: dict[_Key, threading.Lock] = {}
 
-    def get(self, bundle: Bundle, device: str, onnx_engine: OnnxEngine = "auto") -> Model:
+    def get(
+        self,
+        bundle: Bundle,
+        device: str,
+        *,
+        onnx_engine: OnnxEngine = "auto",
+        programs: Path | None = None,
+    ) -> Model:
         """The loaded model; whoever asks first loads it, others of the same key wait for that.
 
         Raises:
             TaskError: as for :func:`geostudio_dagster.models.runtime.load_runtime`.
         """
-        key = bundle.digest, device, onnx_engine
+        key = bundle.digest, device, bundle.manifest.patch.size, onnx_engine
         with self._lock:
             gate = self._loading.setdefault(key, threading.Lock())
         with gate:
             model = self._recall(key)
-            return model if model is not None else self._load(bundle, key)
+            if model is not None:
+                return model
+            from geostudio_dagster.models.runtime import load_runtime
+
+            model = load_runtime(bundle, device, onnx_engine=onnx_engine, programs=programs)
+            return self._keep(key, model)
 
     def clear(self) -> None:
         """Forget all models."""
@@ -51,10 +64,7 @@ class ModelCache:
                 self._models.move_to_end(key)
             return model
 
-    def _load(self, bundle: Bundle, key: _Key) -> Model:
-        from geostudio_dagster.models.runtime import load_runtime
-
-        model = load_runtime(bundle, *key[1:])
+    def _keep(self, key: _Key, model: Model) -> Model:
         with self._lock:
             self.loads += 1
             self._models[key] = model
@@ -66,6 +76,12 @@ class ModelCache:
 MODELS = ModelCache()
 
 
-def loaded(bundle: Bundle, device: str = "cpu", onnx_engine: OnnxEngine = "auto") -> Model:
+def loaded(
+    bundle: Bundle,
+    device: str = "cpu",
+    *,
+    onnx_engine: OnnxEngine = "auto",
+    programs: Path | None = None,
+) -> Model:
     """The bundle's model on ``device``, from this process's cache."""
-    return MODELS.get(bundle, device, onnx_engine)
+    return MODELS.get(bundle, device, onnx_engine=onnx_engine, programs=programs)

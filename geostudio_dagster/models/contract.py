@@ -51,7 +51,7 @@ class InputSpec:
         (N, bands, dates, H, W) for several dates; a dict of such by modality, if there are any.
         """
         if self.dates > 1:
-            pixels = pixels.view(len(pixels), self.dates, -1, *pixels.shape[2:]).transpose(1, 2)
+            pixels = pixels.view(pixels.shape[0], self.dates, -1, *pixels.shape[2:]).transpose(1, 2)
         names, counts = zip(*self.modalities, strict=True)
         if names == (_SINGLE,):
             return pixels

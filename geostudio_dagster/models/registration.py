@@ -14,6 +14,7 @@ from geostudio_dagster.catalog import ModelRecord
 from geostudio_dagster.errors import InvalidRequest
 from geostudio_dagster.installation import Installation
 from geostudio_dagster.models.bundle import Bundle, load_bundle
+from geostudio_dagster.models.programs import CONVERTED
 
 _REMOVED = ".removed-"
 
@@ -36,6 +37,20 @@ def register_bundle(
             _copy(installation, bundle, target)
         os.utime(target)  # by which remove_unused_bundles knows that it is taken up
     return installation.catalog.register_model(bundle, uri=str(target), owner=owner, listed=listed)
+
+
+def prepare_bundle(installation: Installation, bundle: Bundle) -> None:
+    """Try the model where it takes TerraTorch, and keep its program: so no request waits for it.
+
+    Raises:
+        TaskError: its weights don't load, or don't fit what the bundle says.
+    """
+    if not installation.settings.convert or bundle.manifest.runtime not in CONVERTED:
+        return
+    # Imported here, for it takes torch seconds.
+    from geostudio_dagster.models.conversion import keep_program
+
+    keep_program(bundle, installation.settings.programs)
 
 
 def remove_unused_bundles(installation: Installation, silent_since: float, limit: int) -> list[str]:

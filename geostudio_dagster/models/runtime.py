@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,10 +17,13 @@ from geostudio_dagster.models.bundle import Bundle, BundleManifest, OnnxEngine
 from geostudio_dagster.models.contract import InputSpec, Loader, Runtime
 from geostudio_dagster.models.exported import load_exported, load_scripted
 from geostudio_dagster.models.folding import fold_batch_norms
-from geostudio_dagster.models.modules import TorchRuntime
+from geostudio_dagster.models.modules import ProgramRuntime, TorchRuntime
 from geostudio_dagster.models.onnx import load_onnx
+from geostudio_dagster.models.programs import CONVERTED, ProgramFile
 from geostudio_dagster.models.remote import load_endpoint
 from geostudio_dagster.models.terratorch import load_terratorch
+
+log = logging.getLogger(__name__)
 
 _LOADERS: dict[str, Loader] = {
     "torchscript": load_scripted,
@@ -86,14 +91,41 @@ class Model:
         return output
 
 
-def load_runtime(bundle: Bundle, device: str = "cpu", onnx_engine: OnnxEngine = "auto") -> Model:
+def load_runtime(
+    bundle: Bundle,
+    device: str = "cpu",
+    *,
+    onnx_engine: OnnxEngine = "auto",
+    programs: Path | None = None,
+) -> Model:
     """Load the bundle's weights and try them on one empty patch.
+
+    Args:
+        bundle: the model. device: where it computes. onnx_engine: what runs it, if it is ONNX.
+        programs: folder to take the network's program from, if there is one; see
+            :mod:`programs`. Outputs are the same bytes with and without.
 
     Raises:
         TaskError: ``model_unusable``, weights that don't load, don't fit the configuration, or
             give an output that isn't what the manifest says; ``no_such_engine``, what is to run
             ONNX models isn't there.
     """
+    program = None
+    if programs is not None and bundle.manifest.runtime in CONVERTED:
+        place = ProgramFile.of(bundle, programs)
+        program = place.read()
+    if program is not None and program.graph is not None:
+        try:
+            return _checked(ProgramRuntime(program.graph, device), bundle, program.folded)
+        except Exception:
+            # Whole, but not what was written there; a bundle that is wrong is told of below.
+            log.warning("%s is no program of its model; it is removed", place.path, exc_info=True)
+            place.remove()
+    return _built(bundle, device, onnx_engine)
+
+
+def _built(bundle: Bundle, device: str, onnx_engine: OnnxEngine) -> Model:
+    """The model as its own loader makes it."""
     manifest = bundle.manifest
     loaders = _LOADERS | {"onnx": partial(load_onnx, engine=onnx_engine)}
     try:
@@ -107,6 +139,13 @@ def load_runtime(bundle: Bundle, device: str = "cpu", onnx_engine: OnnxEngine = 
             f"{manifest.weights} of model {manifest.name} can't be loaded as "
             f"{manifest.runtime}: {_first_line(error)}.",
         ) from error
+    model = _checked(runtime, bundle)
+    return replace(model, folded=_fold(runtime, manifest))
+
+
+def _checked(runtime: Runtime, bundle: Bundle, folded: int = 0) -> Model:
+    """The model, once it has made of an empty patch what the manifest says."""
+    manifest = bundle.manifest
     channels = _try(Model(runtime), bundle)
     binary = manifest.task == "segmentation" and channels == 1 and len(manifest.classes) == 2  # noqa: PLR2004
     expected = len(manifest.classes)
@@ -117,7 +156,7 @@ def load_runtime(bundle: Bundle, device: str = "cpu", onnx_engine: OnnxEngine = 
             "classes; correct the list of classes.",
         )
     channels = 2 if binary else channels
-    return Model(runtime, channels, binary, _fold(runtime, manifest))
+    return Model(runtime, channels, binary, folded)
 
 
 def _fold(runtime: Runtime, manifest: BundleManifest) -> int:

@@ -134,7 +134,10 @@ def _register(installation: Installation, wish: OnboardingRecord, folder: Path) 
     (folder / MANIFEST).write_text(yaml.safe_dump(document, sort_keys=False), "utf-8")
     bundle = load_bundle(folder)
     # Imported here, for it takes torch seconds, and a wish that is refused needs none.
+    from geostudio_dagster.models.conversion import keep_program
     from geostudio_dagster.models.runtime import load_runtime
 
-    load_runtime(bundle)  # weights that do not fit fail now, not in somebody's request
+    model = load_runtime(bundle)  # weights that do not fit fail now, not in somebody's request
+    if installation.settings.convert:
+        keep_program(bundle, installation.settings.programs, model)
     return register_bundle(installation, folder, wish.owner, listed=False)

@@ -29,6 +29,7 @@ def predict_task(task: TaskRecord, context: WorkContext) -> StepOutput:
     options = PredictOptions(
         calibrations=settings.calibrations if settings.calibrate else None,
         onnx_engine=settings.onnx_engine,
+        programs=settings.programs if settings.convert else None,
     )
     report = predict(
         place.path_of(scene_of(place, task)),

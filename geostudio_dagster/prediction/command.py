@@ -24,7 +24,15 @@ from rich.progress import (
 from rich.text import Text
 
 from geostudio_dagster.errors import GeostudioError, InvalidRequest, TaskError
-from geostudio_dagster.models.bundle import Bundle, OnnxEngine, load_bundle, with_probabilities
+from geostudio_dagster.models.bundle import (
+    Bundle,
+    OnnxEngine,
+    load_bundle,
+    with_patch,
+    with_probabilities,
+)
+from geostudio_dagster.models.cache import loaded
+from geostudio_dagster.models.programs import CONVERTED, ProgramFile
 from geostudio_dagster.prediction.destination import destination
 from geostudio_dagster.prediction.engine import Progress as Report
 from geostudio_dagster.prediction.engine import predict
@@ -81,8 +89,29 @@ def run(job: Job, terminal: Console) -> dict[str, Any]:
             seconds["deliver"] = time.perf_counter() - began
     facts = report.as_dict()
     facts["seconds"] |= seconds
-    name = bundle.manifest.name
-    return {"output": str(place), "model": name, "digest": bundle.digest, **facts}
+    manifest = bundle.manifest
+    of_model = {"model": manifest.name, "runtime": manifest.runtime, "digest": bundle.digest}
+    return {"output": str(place), **of_model, **facts}
+
+
+def keep_for_next_time(job: Job, facts: dict[str, Any], terminal: Console) -> None:
+    """After the work: keep the model as a program, where there is none; Ctrl-C leaves it.
+
+    ``facts`` are what :func:`run` returned. Whatever fails here, the output is in place.
+    """
+    folder, size = job.options.programs, facts["patch"]
+    if folder is None or facts["runtime"] not in CONVERTED:
+        return
+    if ProgramFile.at(folder, facts["digest"], size).exists:
+        return
+    terminal.print("Keeping the model for faster starts (some seconds, once) ...")
+    try:
+        from geostudio_dagster.models.conversion import keep_program
+
+        bundle = with_patch(load_bundle(job.model), size)
+        keep_program(bundle, folder, loaded(bundle, facts["device"], programs=folder))
+    except (GeostudioError, OSError, RuntimeError, KeyboardInterrupt) as error:
+        terminal.print(f"The model was not kept ({type(error).__name__}).")
 
 
 def _check_profile(path: Path | None) -> None:
@@ -132,6 +161,15 @@ def onnx_engine(wanted: OnnxEngine | None) -> OnnxEngine:
     """What runs ONNX models: as wanted, or as the settings say."""
     with _as_sentences():
         return wanted or read_settings().onnx_engine
+
+
+def programs(wanted: bool | None) -> Path | None:
+    """Where the installation of the environment keeps programs; None as for calibrations."""
+    with _as_sentences():
+        settings = read_settings()
+    if wanted is None:
+        wanted = settings.convert and settings.data_folder.is_dir()
+    return settings.programs if wanted else None
 
 
 def summary(facts: dict[str, Any]) -> str:

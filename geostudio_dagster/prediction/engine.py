@@ -19,7 +19,7 @@ from rasterio.transform import array_bounds
 
 from geostudio_dagster.cores import usable_cores
 from geostudio_dagster.errors import Cancelled, TaskError
-from geostudio_dagster.models.bundle import Bundle
+from geostudio_dagster.models.bundle import Bundle, with_patch
 from geostudio_dagster.models.cache import loaded
 from geostudio_dagster.prediction.batches import Batch, BatchReader, Patch
 from geostudio_dagster.prediction.options import PredictOptions
@@ -113,9 +113,10 @@ def _prepare(
     # Only now: importing torch costs a second, which a scene that can't be read needn't pay.
     from geostudio_dagster.prediction.forward import choose_device
 
-    with clock.measure("model"):
-        model = loaded(bundle, choose_device(options), options.onnx_engine)
     grid = _patch_grid(scene, bundle, options)
+    with clock.measure("model"):
+        fitting, device = with_patch(bundle, grid.size), choose_device(options)
+        model = loaded(fitting, device, onnx_engine=options.onnx_engine, programs=options.programs)
     with clock.measure("calibrate"):
         plan = _plan(options, model, bundle, grid, core)
     log.info(

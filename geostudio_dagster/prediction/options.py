@@ -29,6 +29,8 @@ class PredictOptions:
         memory: bytes for the pixels in flight; wider scenes are worked in panels.
         calibrations: folder where measured choices of batch size, workers and threads are kept,
             for what is None above and work that is long enough; None goes by rule alone.
+        programs: folder where networks of TerraTorch are kept as programs, which load with torch
+            alone; None builds them each time.
         profile: file to draw the stages' timeline into, ``.svg`` or ``.html``.
     """
 
@@ -42,6 +44,7 @@ class PredictOptions:
     trim: int | None = None
     memory: int = 64 * 1024**2
     calibrations: Path | None = None
+    programs: Path | None = None
     profile: Path | None = None
     onnx_engine: OnnxEngine = "auto"
 

@@ -25,6 +25,7 @@ from geostudio_dagster.catalog.api_schema import Tune
 from geostudio_dagster.catalog.card_records import TuneRecord
 from geostudio_dagster.errors import NotFound
 from geostudio_dagster.installation import Installation
+from geostudio_dagster.models.programs import ProgramFile
 from geostudio_dagster_tests.conftest import MakeScene
 from geostudio_dagster_tests.driving import Driver, path_of, submit, tasks_of
 from geostudio_dagster_tests.models.tunes import BANDS, CKPT, SIZE, make_upload
@@ -86,6 +87,8 @@ def test_a_tune_becomes_a_model_and_predicts(
     assert (model.name, model.owner) == (tune.id, ANN.email)
     assert [band["name"] for band in model.manifest["bands"]] == list(BANDS)
     assert model.manifest["patch"] == {"size": SIZE, "overlap": 16, "trim": 8}
+    programs = installation.settings.programs
+    assert ProgramFile.at(programs, model.digest, SIZE).read() is not None, "no request waits"
     assert [(c["name"], c["colour"]) for c in model.manifest["classes"]][1] == ("Fire", "#ff0000")
 
     scene = make_scene("scene.tif", size=150, bands=BANDS)

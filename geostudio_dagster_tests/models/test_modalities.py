@@ -8,66 +8,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import yaml
 from torch import Tensor, nn
 
 from geostudio_dagster.errors import InvalidRequest, TaskError
-from geostudio_dagster.models.bundle import Bundle, load_bundle
-from geostudio_dagster.models.torchvision_ops import ensure_torchvision
+from geostudio_dagster.models.bundle import Bundle
 from geostudio_dagster.prediction import predict
-from geostudio_dagster_tests.models.tunes import SIZE
+from geostudio_dagster_tests.models.tunes import OPTICAL, RADAR, SIZE, make_terramind
 from geostudio_dagster_tests.prediction.builders import read, write_bundle, write_raster
-
-OPTICAL, RADAR = ("BLUE", "GREEN", "RED", "NIR_NARROW"), ("VV", "VH")
-BANDS = [
-    *({"name": name, "modality": "S2L2A", "mean": 1000, "std": 500} for name in OPTICAL),
-    *({"name": name, "modality": "S1GRD", "mean": -12, "std": 5} for name in RADAR),
-]
 
 
 @pytest.fixture(scope="module")
 def terramind(tmp_path_factory: pytest.TempPathFactory) -> tuple[Bundle, Any]:
-    """A TerraMind of random weights as a tune leaves it, and TerraTorch's own task."""
-    ensure_torchvision()
-    import terratorch.tasks
-
-    init_args = {
-        "model_factory": "EncoderDecoderFactory",
-        "loss": "ce",
-        "model_args": {
-            "backbone": "terramind_v1_tiny",
-            "backbone_pretrained": False,
-            "backbone_modalities": ["S2L2A", "S1GRD"],
-            "backbone_bands": {"S2L2A": list(OPTICAL), "S1GRD": list(RADAR)},
-            "backbone_img_size": SIZE,
-            "necks": [
-                {"name": "SelectIndices", "indices": [-1]},
-                {"name": "ReshapeTokensToImage", "remove_cls_token": False},
-            ],
-            "decoder": "FCNDecoder",
-            "decoder_channels": 16,
-            "num_classes": 3,
-        },
-    }
-    torch.manual_seed(3)
-    task = terratorch.tasks.SemanticSegmentationTask(**init_args).eval()
-    folder = tmp_path_factory.mktemp("tunes")
-    torch.save({"state_dict": task.state_dict()}, folder / "tune.ckpt")
-    section = {"class_path": "terratorch.tasks.SemanticSegmentationTask", "init_args": init_args}
-    section["init_args"]["model_args"]["backbone_pretrained"] = True  # as in a tune: not obeyed
-    (folder / "config.yaml").write_text(yaml.safe_dump({"model": section}))
-    manifest = {
-        "name": "terramind",
-        "runtime": "terratorch",
-        "weights": "tune.ckpt",
-        "config": "config.yaml",
-        "task": "segmentation",
-        "bands": BANDS,
-        "patch": {"size": SIZE, "overlap": 16, "trim": 4},
-        "classes": [{"value": n, "name": f"c{n}", "colour": f"#0000{n}0"} for n in range(3)],
-    }
-    (folder / "bundle.yaml").write_text(yaml.safe_dump(manifest))
-    return load_bundle(folder), task
+    return make_terramind(tmp_path_factory.mktemp("tunes"))
 
 
 def sensors(tmp_path: Path, names: bool = True) -> tuple[list[Path], np.ndarray, np.ndarray]:

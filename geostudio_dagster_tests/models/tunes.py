@@ -18,6 +18,11 @@ DATA = {
     "segmentation": "GenericNonGeoSegmentationDataModule",
     "regression": "GenericNonGeoPixelwiseRegressionDataModule",
 }
+OPTICAL, RADAR = BANDS, ("VV", "VH")
+SENSORS = [
+    *({"name": name, "modality": "S2L2A", "mean": 1000, "std": 500} for name in OPTICAL),
+    *({"name": name, "modality": "S1GRD", "mean": -12, "std": 5} for name in RADAR),
+]
 CKPT = "best_state_dict_epoch7.ckpt"
 
 
@@ -93,6 +98,75 @@ def make_upload(folder: Path, task: str = "segmentation", dates: int = 1) -> Pat
     }
     path.write_text(yaml.safe_dump(config))
     return folder
+
+
+def make_terramind(folder: Path) -> tuple[Bundle, Any]:
+    """A TerraMind of random weights as a tune leaves it, and TerraTorch's own task."""
+    model_args = {
+        "backbone": "terramind_v1_tiny",
+        "backbone_pretrained": False,
+        "backbone_modalities": ["S2L2A", "S1GRD"],
+        "backbone_bands": {"S2L2A": list(OPTICAL), "S1GRD": list(RADAR)},
+        "backbone_img_size": SIZE,
+        "necks": [
+            {"name": "SelectIndices", "indices": [-1]},
+            {"name": "ReshapeTokensToImage", "remove_cls_token": False},
+        ],
+        "decoder": "FCNDecoder",
+        "decoder_channels": 16,
+    }
+    return make_segmentation(folder, "EncoderDecoderFactory", model_args, SENSORS)
+
+
+def make_unet(folder: Path) -> tuple[Bundle, Any]:
+    """A U-Net of random weights, with batch normalisations unlike fresh ones."""
+    model_args = {
+        "model": "Unet",
+        "backbone": "resnet18",
+        "bands": list(BANDS),
+        "in_channels": len(BANDS),
+        "pretrained": False,
+    }
+    bands = [
+        {"name": name, "mean": mean, "std": std}
+        for name, mean, std in zip(BANDS, MEANS, STDS, strict=True)
+    ]
+    return make_segmentation(folder, "SMPModelFactory", model_args, bands)
+
+
+def make_segmentation(
+    folder: Path, factory: str, model_args: dict[str, Any], bands: list[dict[str, Any]]
+) -> tuple[Bundle, Any]:
+    """A tune of three classes, its checkpoint a plain state_dict, and TerraTorch's own task."""
+    ensure_torchvision()
+    import terratorch.tasks
+
+    init_args = {"model_factory": factory, "loss": "ce", "model_args": model_args}
+    model_args["num_classes"] = 3
+    torch.manual_seed(3)
+    task = terratorch.tasks.SemanticSegmentationTask(**init_args).eval()
+    for part in task.modules():
+        if isinstance(part, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(part.running_var, 0.5, 1.5)
+            torch.nn.init.uniform_(part.running_mean, -0.5, 0.5)
+    folder.mkdir(exist_ok=True)
+    torch.save({"state_dict": task.state_dict()}, folder / "tune.ckpt")
+    told = {key: True if key.endswith("pretrained") else value for key, value in model_args.items()}
+    section = {"class_path": "terratorch.tasks.SemanticSegmentationTask"}
+    section |= {"init_args": init_args | {"model_args": told}}  # pretrained is not obeyed
+    (folder / "config.yaml").write_text(yaml.safe_dump({"model": section}))
+    manifest = {
+        "name": "tune",
+        "runtime": "terratorch",
+        "weights": "tune.ckpt",
+        "config": "config.yaml",
+        "task": "segmentation",
+        "bands": bands,
+        "patch": {"size": SIZE, "overlap": 16, "trim": 4},
+        "classes": [{"value": n, "name": f"c{n}", "colour": f"#0000{n}0"} for n in range(3)],
+    }
+    (folder / "bundle.yaml").write_text(yaml.safe_dump(manifest))
+    return load_bundle(folder), task
 
 
 def _write_manifest(folder: Path, task: str, dates: int) -> None:

@@ -1,0 +1,155 @@
+"""A network becomes a program: traced by torch.export, and kept only if it gives the same bytes.
+
+Equal to the bit, not to rounding: so an output doesn't tell whether its network was built by
+TerraTorch or read from the folder of programs, and work done again gives the same file.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, fx, nn
+
+from geostudio_dagster.errors import InvalidRequest
+from geostudio_dagster.models.bundle import Bundle, load_bundle
+from geostudio_dagster.models.contract import InputSpec
+from geostudio_dagster.models.graph import Graph, UnwritableError, built, lowered, written
+from geostudio_dagster.models.modules import TorchRuntime
+from geostudio_dagster.models.programs import CONVERTED, Program, ProgramFile
+from geostudio_dagster.models.runtime import Model, as_tensor, load_runtime
+
+log = logging.getLogger(__name__)
+
+# Batch sizes compared; the one that is traced is between them.
+_EXACT, _LOWERED = (1, 2, 5), (2,)
+_TRACED = 2
+
+Forward = Callable[[Tensor], Tensor]
+
+_tracing = threading.Lock()  # torch.export keeps state of the whole process
+
+
+class UnconvertibleError(Exception):
+    """Why a network can't become a program, in a few words."""
+
+
+def keep_program(bundle: Bundle, folder: Path, model: Model | None = None) -> None:
+    """Make the program of ``bundle`` and keep it in ``folder``, unless it is there.
+
+    It takes some seconds. What can't become a program is remembered and told in the log; it is
+    built each time.
+
+    Args:
+        bundle: nothing is done where its runtime loads quickly anyway.
+        model: the bundle's, if it is loaded already.
+
+    Raises:
+        TaskError: as for :func:`load_runtime`.
+    """
+    if bundle.manifest.runtime not in CONVERTED:
+        return
+    place = ProgramFile.of(bundle, folder)
+    if place.read() is None:
+        _keep(_program(model or load_runtime(bundle), bundle), bundle, place)
+
+
+def _program(model: Model, bundle: Bundle) -> Program:
+    runtime = model.runtime
+    assert isinstance(runtime, TorchRuntime), "what TerraTorch builds is a module"  # noqa: S101
+    try:
+        graph = graph_of(
+            lambda pixels: as_tensor(runtime.forward(pixels)),
+            runtime.module,
+            runtime.spec,
+            runtime.device,
+        )
+    except UnconvertibleError as error:
+        name = bundle.manifest.name
+        log.warning("model %s can't be kept as a program, it is built each time: %s", name, error)
+        return Program(None, refusal=str(error))
+    return Program(graph, model.folded)
+
+
+def _keep(program: Program, bundle: Bundle, place: ProgramFile) -> None:
+    try:
+        # Files that changed while they were read must not count for the bundle from now on.
+        if load_bundle(bundle.folder).digest == bundle.digest:
+            place.keep(program)
+    except (OSError, InvalidRequest) as error:
+        name = bundle.manifest.name
+        log.warning("the program of model %s can't be kept in %s: %s", name, place.path, error)
+
+
+def graph_of(forward: Forward, network: nn.Module, spec: InputSpec, device: str) -> Graph:
+    """The graph of what ``forward`` does with ``network``, for any batch size.
+
+    Args:
+        forward: from float32 (N, planes, size, size) to the network's output tensor.
+        network: whose weights it uses. spec: of its input. device: where it is.
+
+    Raises:
+        UnconvertibleError: torch.export can't trace it, it does what no program can, or a
+            program of it gives other numbers.
+    """
+    try:
+        with _tracing, torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            graph = _traced(_Whole(forward, network), _noise(spec, _TRACED), device)
+            _compare(forward, built(graph, device), spec, device)
+    except UnconvertibleError:
+        raise
+    except Exception as error:
+        # Tracing runs the network's own code with stand-ins for tensors: anything may come up.
+        lines = str(error).strip().splitlines() or ["no details"]
+        raise UnconvertibleError(f"{type(error).__name__}: {lines[0][:200]}") from error
+    return graph
+
+
+class _Whole(nn.Module):
+    """From the engine's pixels to one tensor, as torch.export wants it: a module."""
+
+    def __init__(self, forward: Forward, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self._forward = forward
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self._forward(pixels)
+
+
+def _traced(whole: nn.Module, pixels: Tensor, device: str) -> Graph:
+    batch = torch.export.Dim("batch", min=1)
+    program = torch.export.export(
+        whole.eval(), (pixels.to(device),), dynamic_shapes=({0: batch},), strict=False
+    )
+    signature = program.graph_signature
+    if signature.buffers_to_mutate or signature.user_inputs_to_mutate:
+        raise UnconvertibleError("it changes its own buffers, or its input")
+    try:
+        return written(program.module(), device)
+    except UnwritableError as error:
+        raise UnconvertibleError(f"it has {error}, which no program can have") from error
+
+
+def _compare(forward: Forward, program: fx.GraphModule, spec: InputSpec, device: str) -> None:
+    torch.set_float32_matmul_precision("highest")  # see forward.ForwardPass
+    cases = [(size, program, False) for size in _EXACT]
+    cases += [(size, lowered(program, torch.bfloat16), True) for size in _LOWERED]
+    kind = torch.device(device).type
+    for size, ours, low in cases:
+        pixels = _noise(spec, size).to(device)
+        with torch.autocast(kind, dtype=torch.bfloat16, enabled=low):
+            same = torch.equal(ours(pixels), forward(pixels))
+        if not same:
+            name = "bfloat16" if low else "float32"
+            raise UnconvertibleError(f"a program gives other numbers in {name}")
+
+
+def _noise(spec: InputSpec, count: int) -> Tensor:
+    shape = count, spec.planes, spec.size, spec.size
+    return torch.randn(shape, generator=torch.Generator().manual_seed(count))

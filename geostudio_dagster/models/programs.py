@@ -1,0 +1,176 @@
+"""Programs: networks of TerraTorch kept as graph and weights, which load with torch alone.
+
+Each shard's run is a process of its own, and importing TerraTorch takes it longer than most
+small tasks. So a program is made of a bundle (:mod:`conversion`) where nobody waits for pixels:
+as it is registered, after a prediction at the terminal, or by the housekeeping. Every load
+from then on, in any process, reads that. The folder is the installation's own, as its
+calibrations are; a file that is not whole counts as none, and goes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.metadata
+import json
+import logging
+import os
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+from geostudio_dagster.models.bundle import Bundle
+
+if TYPE_CHECKING:
+    from geostudio_dagster.models.graph import Graph
+
+log = logging.getLogger(__name__)
+
+# Of what is in a file, how it is built and what was folded before: one up with each change.
+_FORMAT = 1
+CONVERTED = frozenset({"terratorch"})  # runtimes whose networks take long to build
+_SUFFIX = ".pt"
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """What is kept of a bundle.
+
+    Attributes:
+        graph: of the network; None where it has none.
+        folded: batch normalisations that convolutions carry in it.
+        refusal: why there is no graph: the network is built each time.
+    """
+
+    graph: Graph | None
+    folded: int = 0
+    refusal: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ProgramFile:
+    """Where the program of one bundle is kept, for one patch size and these versions."""
+
+    path: Path
+    key: str
+
+    @classmethod
+    def of(cls, bundle: Bundle, folder: Path) -> ProgramFile:
+        """Its place in ``folder``, whether there is anything or not."""
+        return cls.at(folder, bundle.digest, bundle.manifest.patch.size)
+
+    @classmethod
+    def at(cls, folder: Path, digest: str, size: int) -> ProgramFile:
+        """The same, for the bundle of this digest and patches of ``size`` pixels."""
+        key = json.dumps(
+            {
+                "format": _FORMAT,
+                "model": digest,
+                "patch": size,
+                "torch": _version("torch"),
+                "terratorch": _version("terratorch"),
+            }
+        )
+        return cls(folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}{_SUFFIX}", key)
+
+    @property
+    def exists(self) -> bool:
+        """Whether something is kept, be it that there can't be a program."""
+        return self.path.is_file()
+
+    def read(self) -> Program | None:
+        """What is kept; None where nothing is, or nothing that can be used."""
+        if not self.exists:
+            return None
+        # Only now: who asks whether there is a program needs no torch.
+        import torch
+
+        from geostudio_dagster.models.graph import Graph
+
+        try:
+            found = torch.load(self.path, map_location="cpu", weights_only=True)
+            assert found["key"] == self.key, "it is of another model"  # noqa: S101
+            graph = Graph(found["calls"], found["tensors"]) if found["calls"] else None
+            program = Program(graph, int(found["folded"]), str(found["refusal"]))
+        except Exception as error:
+            # torch raises whatever it meets in a file that is cut off or foreign.
+            log.warning("%s is no program (%s); it is removed", self.path, type(error).__name__)
+            self.remove()
+            return None
+        with contextlib.suppress(OSError):
+            os.utime(self.path)  # by which remove_unused_programs knows that it is used
+        return program
+
+    def keep(self, program: Program) -> None:
+        """Write it whole or not at all; several processes may do so at once.
+
+        Raises:
+            OSError: the folder can't be written to, or is full.
+        """
+        import torch
+
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        scratch = self.path.with_name(f".{self.path.stem}.{uuid4().hex}")
+        content = {
+            "key": self.key,
+            "calls": program.graph.calls if program.graph else "",
+            "tensors": program.graph.tensors if program.graph else {},
+            "folded": program.folded,
+            "refusal": program.refusal,
+        }
+        try:
+            with scratch.open("wb") as stream:
+                torch.save(content, stream)
+                stream.flush()
+                os.fsync(stream.fileno())
+            scratch.replace(self.path)
+        finally:
+            scratch.unlink(missing_ok=True)
+
+    def remove(self) -> None:
+        """Have it made anew."""
+        self.path.unlink(missing_ok=True)
+
+
+def remove_unused_programs(
+    folder: Path, needed: Collection[str], silent_since: float, most_bytes: int, limit: int
+) -> list[str]:
+    """Remove what nobody loaded since then, and the oldest of what is too much; their names.
+
+    Args:
+        folder: of programs. needed: names of files that stay for as long as there is room.
+        silent_since: seconds of the epoch. most_bytes: that may stay.
+        limit: files removed at most.
+    """
+    removed: list[str] = []
+    found = sorted(_files(folder))
+    left = sum(size for _, size, _ in found)
+    for used, size, path in found:
+        idle = used < silent_since and path.name not in needed
+        if len(removed) < limit and (idle or left > most_bytes):
+            path.unlink(missing_ok=True)
+            removed.append(path.name)
+            left -= size
+    return removed
+
+
+def bytes_of_programs(folder: Path) -> int:
+    """What all programs take."""
+    return sum(size for _, size, _ in _files(folder))
+
+
+def _files(folder: Path) -> Iterator[tuple[float, int, Path]]:
+    """When each file was used last (seconds of the epoch), its bytes and its path."""
+    for path in folder.iterdir() if folder.is_dir() else ():
+        with contextlib.suppress(FileNotFoundError):  # taken away by somebody else meanwhile
+            facts = path.stat()
+            yield facts.st_mtime, facts.st_size, path
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,62 @@
+"""Programs of registered models that have none: after an upgrade, or registered without one."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+from geostudio_dagster.catalog import ModelRecord
+from geostudio_dagster.errors import GeostudioError
+from geostudio_dagster.installation import Installation
+from geostudio_dagster.models.programs import CONVERTED, Program, ProgramFile, bytes_of_programs
+
+log = logging.getLogger(__name__)
+
+
+def needed_programs(installation: Installation) -> frozenset[str]:
+    """Names of the files that registered models start from, whether they are there or not."""
+    models = installation.catalog.models()
+    return frozenset(file.path.name for _, file in _files(installation, models))
+
+
+def make_missing_programs(installation: Installation, limit: int) -> Iterator[str]:
+    """Make up to ``limit`` programs, as long as there is room; the names of the models.
+
+    A model that can't be loaded is remembered as well, or each round would try it again.
+    """
+    settings = installation.settings
+    if not settings.convert:
+        return
+    room = settings.housekeeping.program_bytes - bytes_of_programs(settings.programs)
+    for model, file in _files(installation, installation.catalog.models()):
+        if not limit:
+            return
+        weights = Path(model.uri) / model.manifest["weights"]
+        # A program takes what the weights do, or less: a checkpoint may hold an optimiser.
+        if file.exists or not weights.is_file() or weights.stat().st_size > room:
+            continue
+        limit -= 1
+        _make(installation, model, file)
+        yield f"{model.name}@{model.version}"
+
+
+def _make(installation: Installation, model: ModelRecord, file: ProgramFile) -> None:
+    # Imported here, for most rounds find nothing to do, and it takes torch seconds.
+    from geostudio_dagster.models.conversion import keep_program
+
+    try:
+        keep_program(installation.bundle(model), installation.settings.programs)
+    except GeostudioError as error:
+        log.warning("model %s can't be loaded: %s", model.name, error)
+        file.keep(Program(None, refusal=str(error)))
+
+
+def _files(
+    installation: Installation, models: list[ModelRecord]
+) -> Iterator[tuple[ModelRecord, ProgramFile]]:
+    """Models whose networks are kept, with the place of each."""
+    for model in models:
+        if model.manifest["runtime"] in CONVERTED:
+            size = model.manifest["patch"]["size"]
+            yield model, ProgramFile.at(installation.settings.programs, model.digest, size)

@@ -1,0 +1,337 @@
+"""Networks of TerraTorch kept as programs: the same bytes, without TerraTorch."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from geostudio_dagster.errors import TaskError
+from geostudio_dagster.models.bundle import Bundle, load_bundle
+from geostudio_dagster.models.cache import MODELS
+from geostudio_dagster.models.conversion import UnconvertibleError, graph_of, keep_program
+from geostudio_dagster.models.graph import Graph, UnwritableError, built
+from geostudio_dagster.models.modules import ProgramRuntime, TorchRuntime
+from geostudio_dagster.models.programs import ProgramFile, remove_unused_programs
+from geostudio_dagster.models.runtime import load_runtime
+from geostudio_dagster.prediction import PredictOptions, predict
+from geostudio_dagster.prediction.options import Precision
+from geostudio_dagster_tests.models.tunes import (
+    BANDS,
+    OPTICAL,
+    RADAR,
+    SIZE,
+    make_segmentation,
+    make_terramind,
+    make_tune,
+    make_unet,
+)
+from geostudio_dagster_tests.prediction.builders import write_raster
+
+# What a process must not import that loads a program.
+HEAVY = ("terratorch", "lightning", "timm", "segmentation_models_pytorch", "torch._dynamo", "sympy")
+LATER = f"""
+import json, sys
+from pathlib import Path
+from geostudio_dagster.models.bundle import load_bundle
+from geostudio_dagster.prediction import PredictOptions, predict
+bundle, programs, out, *scenes = map(Path, sys.argv[1:])
+source = scenes if len(scenes) > 1 else scenes[0]
+for precision in ("exact", "auto"):
+    options = PredictOptions(precision=precision, programs=programs)
+    predict(source, load_bundle(bundle), out / f"{{precision}}.tif", scratch=out, options=options)
+print(json.dumps([name for name in {HEAVY} if name in sys.modules]))
+"""
+
+
+@pytest.fixture(scope="module")
+def tune(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return make_tune(tmp_path_factory.mktemp("tunes") / "segmentation", "segmentation")[0]
+
+
+def scene(tmp_path: Path, bands: tuple[str, ...] = BANDS, seed: int = 0) -> Path:
+    pixels = np.random.default_rng(seed).integers(1, 4000, (len(bands), 150, 170))
+    return write_raster(tmp_path / f"s{seed}.tif", pixels.astype(np.uint16), names=bands)
+
+
+def predicted(
+    bundle: Bundle,
+    source: Path | list[Path],
+    target: Path,
+    precision: Precision = "exact",
+    programs: Path | None = None,
+) -> bytes:
+    MODELS.clear()
+    target.parent.mkdir(exist_ok=True)
+    options = PredictOptions(precision=precision, programs=programs)
+    predict(source, bundle, target, scratch=target.parent, options=options)
+    return target.read_bytes()
+
+
+@pytest.mark.parametrize("kind", ["segmentation", "regression", "dates", "modalities", "unet"])
+def test_another_process_gives_the_same_bytes_without_terratorch(tmp_path: Path, kind: str) -> None:
+    sources = [scene(tmp_path)]
+    if kind == "modalities":
+        bundle, _ = make_terramind(tmp_path / "tune")
+        sources = [scene(tmp_path, OPTICAL), scene(tmp_path, RADAR, seed=1)]
+    elif kind == "unet":
+        bundle, _ = make_unet(tmp_path / "tune")
+    elif kind == "dates":
+        bundle, _ = make_tune(tmp_path / "tune", "segmentation", dates=2)
+        sources = [scene(tmp_path), scene(tmp_path, seed=1)]
+    else:
+        bundle, _ = make_tune(tmp_path / "tune", kind)
+    programs, later = tmp_path / "programs", tmp_path / "later"
+    keep_program(bundle, programs)
+    later.mkdir()
+    command = [sys.executable, "-c", LATER, bundle.folder, programs, later, *sources]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert json.loads(done.stdout) == []
+    source = sources if len(sources) > 1 else sources[0]
+    for precision in ("exact", "auto"):
+        name = f"{precision}.tif"
+        before = predicted(bundle, source, tmp_path / name, cast(Precision, precision))
+        assert (later / name).read_bytes() == before
+
+
+def test_what_was_folded_is_told_by_the_program_too(tmp_path: Path) -> None:
+    bundle, task = make_unet(tmp_path / "tune")
+    keep_program(bundle, tmp_path / "programs")
+    model = load_runtime(bundle, programs=tmp_path / "programs")
+    assert isinstance(model.runtime, ProgramRuntime)
+    assert model.folded == load_runtime(bundle).folded > 0
+    pixels = torch.randn((2, 4, SIZE, SIZE))
+    torch.set_float32_matmul_precision("highest")
+    with torch.inference_mode():
+        torch.testing.assert_close(model(pixels), task(pixels).output, atol=1e-4, rtol=0)
+
+
+def test_a_load_makes_no_program_and_needs_none(tmp_path: Path, tune: Bundle) -> None:
+    model = load_runtime(tune, programs=tmp_path / "programs")
+    assert isinstance(model.runtime, TorchRuntime)
+    assert not (tmp_path / "programs").exists()
+
+
+@pytest.mark.parametrize("damage", ["cut off", "empty", "foreign", "of another", "senseless"])
+def test_what_is_no_program_is_made_anew(tmp_path: Path, tune: Bundle, damage: str) -> None:
+    programs = tmp_path / "programs"
+    keep_program(tune, programs)
+    [path] = programs.iterdir()
+    whole = path.read_bytes()
+    content = torch.load(path, weights_only=True)
+    if damage in {"of another", "senseless"}:
+        changes = {"of another": {"key": "another"}, "senseless": {"calls": '[{"output": 1}]'}}
+        torch.save(content | changes[damage], path)
+    else:
+        path.write_bytes(
+            {"cut off": whole[: len(whole) // 2], "empty": b"", "foreign": b"no program"}[damage]
+        )
+    source = scene(tmp_path)
+    expected = predicted(tune, source, tmp_path / "a.tif")
+    assert predicted(tune, source, tmp_path / "b.tif", programs=programs) == expected
+    assert list(programs.iterdir()) == []
+    keep_program(tune, programs)
+    assert isinstance(load_runtime(tune, programs=programs).runtime, ProgramRuntime)
+
+
+def test_several_that_make_it_at_once_leave_one(tmp_path: Path, tune: Bundle) -> None:
+    programs = tmp_path / "programs"
+    models = [load_runtime(tune) for _ in range(3)]
+    threads = [threading.Thread(target=keep_program, args=(tune, programs, m)) for m in models]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(list(programs.iterdir())) == 1
+    assert isinstance(load_runtime(tune, programs=programs).runtime, ProgramRuntime)
+
+
+def copy_of(bundle: Bundle, folder: Path) -> Path:
+    folder.mkdir()
+    for path in bundle.folder.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    return folder
+
+
+def changed_weights(bundle: Bundle) -> None:
+    content = torch.load(bundle.weights_path, weights_only=False)
+    weights = content["state_dict"]
+    weights["model.head.head.2.bias"] += torch.tensor([9.0, 0.0, 0.0])
+    torch.save({"state_dict": weights}, bundle.weights_path)
+
+
+def test_changed_weights_are_another_program(tmp_path: Path, tune: Bundle) -> None:
+    programs, source = tmp_path / "programs", scene(tmp_path)
+    bundle = load_bundle(copy_of(tune, tmp_path / "copy"))
+    keep_program(bundle, programs)
+    before = predicted(bundle, source, tmp_path / "o.tif", programs=programs)
+    changed_weights(bundle)
+    bundle = load_bundle(bundle.folder)
+    assert not ProgramFile.of(bundle, programs).exists
+    keep_program(bundle, programs)
+    after = predicted(bundle, source, tmp_path / "o.tif", programs=programs)
+    assert after != before
+    assert after == predicted(bundle, source, tmp_path / "o.tif")
+
+
+def test_a_bundle_that_changed_since_it_was_read_is_not_kept(tmp_path: Path, tune: Bundle) -> None:
+    bundle = load_bundle(copy_of(tune, tmp_path / "copy"))
+    changed_weights(bundle)
+    keep_program(bundle, tmp_path / "programs")
+    assert not (tmp_path / "programs").exists()
+
+
+def test_another_patch_size_is_another_program(tmp_path: Path, tune: Bundle) -> None:
+    programs, source = tmp_path / "programs", scene(tmp_path)
+    keep_program(tune, programs)
+    made = []
+    for folder in (programs, None):
+        MODELS.clear()
+        target = tmp_path / "o.tif"
+        options = PredictOptions(patch=2 * SIZE, programs=folder)
+        report = predict(source, tune, target, scratch=tmp_path, options=options)
+        assert report.patch == 2 * SIZE
+        made.append(target.read_bytes())
+    assert made[0] == made[1]
+
+
+class Undecided(nn.Module):
+    """A decoder whose way depends on the pixels, which no graph can say."""
+
+    includes_head = False
+
+    def __init__(self, embed_dim: list[int]) -> None:
+        super().__init__()
+        self.out_channels = embed_dim[-1]
+
+    def forward(self, features: list[Tensor]) -> Tensor:
+        last = features[-1]
+        return last if last.sum() > 0 else -last
+
+
+def test_what_cannot_become_a_program_is_built_each_time(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    from terratorch.registry import TERRATORCH_DECODER_REGISTRY
+
+    TERRATORCH_DECODER_REGISTRY.register(Undecided)
+    args: dict[str, Any] = {
+        "backbone": "prithvi_eo_tiny",
+        "backbone_pretrained": False,
+        "backbone_bands": list(BANDS),
+        "backbone_img_size": SIZE,
+        "necks": [
+            {"name": "SelectIndices", "indices": [-1]},
+            {"name": "ReshapeTokensToImage"},
+        ],
+        "decoder": "Undecided",
+    }
+    bands = [{"name": name} for name in BANDS]
+    bundle, _ = make_segmentation(tmp_path / "tune", "EncoderDecoderFactory", args, bands)
+    programs, source = tmp_path / "programs", scene(tmp_path)
+    with caplog.at_level(logging.WARNING, "geostudio_dagster"):
+        keep_program(bundle, programs)
+        keep_program(bundle, programs)  # known by now
+    [record] = [item for item in caplog.records if item.name.startswith("geostudio_dagster")]
+    assert record.message.startswith("model tune can't be kept as a program")
+    assert len(list(programs.iterdir())) == 1
+    expected = predicted(bundle, source, tmp_path / "a.tif")
+    assert predicted(bundle, source, tmp_path / "b.tif", programs=programs) == expected
+
+
+class Counting(nn.Module):
+    """Changes a buffer of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("count", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.count += 1
+        return x + self.count
+
+
+class Chance(nn.Module):
+    """Gives something else each time."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + torch.rand_like(x)
+
+
+class Whole(nn.Module):
+    """Takes batches of 2 only."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.reshape(2, 3, -1).reshape(x.shape)
+
+
+@pytest.mark.parametrize("network", [Counting(), Chance(), Whole()])
+def test_networks_that_no_program_can_stand_for_are_told(network: nn.Module) -> None:
+    from geostudio_dagster.models.contract import InputSpec
+
+    spec = InputSpec(1, 8, (("", 3),))
+    with pytest.raises(UnconvertibleError):
+        graph_of(network, network, spec, "cpu")
+
+
+@pytest.mark.parametrize(
+    "calls",
+    [
+        '[{"input": 0}, {"call": "os.system", "args": ["true"], "kwargs": {}}, {"output": 1}]',
+        '[{"input": 0}, {"call": "posix.system.x", "args": [], "kwargs": {}}, {"output": 1}]',
+        '[{"input": 0}, {"output": {"dtype": "load"}}]',
+    ],
+)
+def test_a_graph_names_operators_only(calls: str) -> None:
+    with pytest.raises(UnwritableError):
+        built(Graph(calls, {}), "cpu")
+
+
+def test_a_folder_that_cannot_be_written_is_told(
+    tmp_path: Path, tune: Bundle, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "programs").write_text("a file, not a folder")
+    keep_program(tune, tmp_path / "programs")
+    assert "can't be kept in" in caplog.text
+
+
+def test_weights_that_do_not_fit_are_told_as_the_program_is_made(
+    tmp_path: Path, tune: Bundle
+) -> None:
+    folder = copy_of(tune, tmp_path / "copy")
+    torch.save({"state_dict": {"model.x": torch.zeros(1)}}, folder / tune.manifest.weights)
+    with pytest.raises(TaskError, match="does not fit the model"):
+        keep_program(load_bundle(folder), tmp_path / "programs")
+    assert not (tmp_path / "programs").exists()
+
+
+def test_programs_go_when_unused_or_too_many_the_oldest_first(tmp_path: Path) -> None:
+    for number in range(5):
+        path = tmp_path / f"{number}.pt"
+        path.write_bytes(b"x" * 10)
+        os.utime(path, (number, number))
+    nothing: frozenset[str] = frozenset()
+    assert remove_unused_programs(tmp_path / "none", nothing, 9, 0, 9) == []
+    assert remove_unused_programs(tmp_path, {"0.pt"}, 2, 100, 9) == ["1.pt"]
+    assert remove_unused_programs(tmp_path, nothing, 1, 100, 9) == ["0.pt"]
+    assert remove_unused_programs(tmp_path, {"2.pt"}, 0, 15, 1) == ["2.pt"]
+    assert remove_unused_programs(tmp_path, nothing, 0, 15, 9) == ["3.pt"]
+    assert {path.name for path in tmp_path.iterdir()} == {"4.pt"}
+
+
+def test_a_program_that_is_loaded_counts_as_used(tmp_path: Path, tune: Bundle) -> None:
+    keep_program(tune, tmp_path)
+    [path] = tmp_path.iterdir()
+    os.utime(path, (1, 1))
+    load_runtime(tune, programs=tmp_path)
+    assert remove_unused_programs(tmp_path, (), silent_since=2, most_bytes=10**9, limit=9) == []
