@@ -12,7 +12,7 @@ import rasterio
 from geostudio_dagster.catalog import ArtifactRecord, TaskRecord
 from geostudio_dagster.installation import Installation
 from geostudio_dagster.pipeline.predicting import COG
-from geostudio_dagster.publish.footprint import geographic_bounds
+from geostudio_dagster.raster.footprint import footprint_of
 from geostudio_dagster.raster.mosaic import merge_parts
 from geostudio_dagster.storage import request_key
 
@@ -66,7 +66,7 @@ def _mosaic(
             tags=_tags(installation, parts[0]),
         )
         with rasterio.open(target) as dataset:
-            bounds = geographic_bounds(dataset)
+            bounds = footprint_of(dataset).bounds
         stored = installation.storage.commit(target, request_key(request_id, target.name))
     finally:
         installation.storage.discard_scratch(scratch_name, run_id)

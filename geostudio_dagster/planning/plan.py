@@ -23,13 +23,14 @@ from geostudio_dagster.catalog.states import (
     PROCESSOR,
     PUSH,
 )
-from geostudio_dagster.connectors.header import SceneHeader, window_footprint
+from geostudio_dagster.connectors.header import SceneHeader
 from geostudio_dagster.connectors.url import look
 from geostudio_dagster.errors import InvalidRequest, TaskError
 from geostudio_dagster.models.bundle import BundleManifest, PatchSettings
 from geostudio_dagster.planning.dates import date_in_name
 from geostudio_dagster.planning.grid import cores
 from geostudio_dagster.planning.request import RequestSpec, parse_request
+from geostudio_dagster.raster.footprint import footprint
 from geostudio_dagster.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -175,12 +176,12 @@ def _parts(
         yield whole
         return
     for number, window in enumerate(windows):
-        footprint = window_footprint(header, window) if header.footprint else None
+        place = footprint(header.crs, header.transform, window)
         yield replace(
             whole,
             id=f"{whole.id}_{number}",
             window=window,
-            footprint=footprint,
+            footprint=place.geometry if place else None,
             pixels=window[2] * window[3],
         )
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from geostudio_dagster.publish.footprint import Bounds
+from geostudio_dagster.raster.footprint import Bounds
 
 if TYPE_CHECKING:
     import geopandas as gpd
