@@ -1,7 +1,7 @@
 """What a scene says of itself, and whether it may be used as one.
 
-GDAL is let near GeoTIFFs only (a COG is one), and reads nothing beside the file itself: no
-``.aux.xml``, ``.ovr``, ``.msk`` or world file, which could point elsewhere.
+GDAL is let near GeoTIFFs only (a COG is one), and reads nothing beside the file itself, here as
+when it predicts (``raster.scene.ONLY_THE_FILE``).
 """
 
 from __future__ import annotations
@@ -21,13 +21,8 @@ from rasterio.errors import RasterioError
 from geostudio_dagster.errors import TaskError
 from geostudio_dagster.models.bundle import BundleManifest
 from geostudio_dagster.raster.footprint import Bounds, footprint
-from geostudio_dagster.raster.scene import Scene
+from geostudio_dagster.raster.scene import DRIVER, ONLY_THE_FILE, Scene
 
-_GDAL = {
-    "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
-    "GDAL_PAM_ENABLED": "NO",
-    "GDAL_GEOREF_SOURCES": "INTERNAL",
-}
 _BLOCK_BYTES = 1 << 30
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # classic and BigTIFF
 
@@ -98,9 +93,9 @@ def read_header(path: Path, shown: str) -> SceneHeader:
 
 @contextmanager
 def _opened(path: Path, shown: str) -> Iterator[Any]:
-    with Env(**_GDAL):
+    with Env(**ONLY_THE_FILE):
         try:
-            scene = rasterio.open(path, driver="GTiff")
+            scene = rasterio.open(path, driver=DRIVER)
         except RasterioError:
             raise TaskError("not_a_raster", _why_not_opened(path, shown)) from None
         with scene:
