@@ -15,6 +15,7 @@ from uuid import uuid4
 from sqlalchemy import (
     ColumnElement,
     CursorResult,
+    FromClause,
     Result,
     ScalarSelect,
     Select,
@@ -25,6 +26,7 @@ from sqlalchemy import (
     select,
     update,
 )
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session, aliased
 
 from geostudio_dagster.catalog.api_schema import WebhookDelivery
@@ -54,6 +56,13 @@ def chunks(items: Sequence[_Item], size: int = _CHUNK) -> Iterator[Sequence[_Ite
     """``items`` in pieces that fit one SQL statement."""
     for start in range(0, len(items), size):
         yield items[start : start + size]
+
+
+def insert_into(session: Session, table: FromClause) -> sqlite.Insert | postgresql.Insert:
+    """An INSERT with ON CONFLICT, which both databases spell alike, but SQLAlchemy keeps apart."""
+    if session.get_bind().dialect.name == "sqlite":
+        return sqlite.insert(table)
+    return postgresql.insert(table)
 
 
 def error_text(text: str) -> str:
