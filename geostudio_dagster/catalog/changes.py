@@ -15,7 +15,6 @@ from uuid import uuid4
 from sqlalchemy import (
     ColumnElement,
     CursorResult,
-    FromClause,
     Result,
     ScalarSelect,
     Select,
@@ -58,7 +57,7 @@ def chunks(items: Sequence[_Item], size: int = _CHUNK) -> Iterator[Sequence[_Ite
         yield items[start : start + size]
 
 
-def insert_into(session: Session, table: FromClause) -> sqlite.Insert | postgresql.Insert:
+def insert_into(session: Session, table: Any) -> sqlite.Insert | postgresql.Insert:
     """An INSERT with ON CONFLICT, which both databases spell alike, but SQLAlchemy keeps apart."""
     if session.get_bind().dialect.name == "sqlite":
         return sqlite.insert(table)
