@@ -31,6 +31,7 @@ Bounds = tuple[float, float, float, float]
 _EDGE_POINTS = 16  # per edge: straight edges of one CRS are curves in another
 _DECIMALS = 7  # about a centimetre, and beyond what differs between PROJ builds
 _POLE, _HALF_TURN, _TURN = 90.0, 180.0, 360.0
+_LIMITS = np.array([_HALF_TURN, _POLE])
 _SLACK = 1e-6  # degrees that a projection may be off
 _AT_THE_POLE = 1e-9  # degrees
 
@@ -114,6 +115,8 @@ def _edges(window: tuple[int, int, int, int]) -> tuple[NDArray[np.float64], NDAr
 def _with_pole_as_edge(ring: NDArray[np.float64]) -> NDArray[np.float64]:
     """The ring with a corner that is a pole, whose longitude says nothing, as an edge along it."""
     polar = np.abs(ring[:, 1]) > _POLE - _AT_THE_POLE
+    if not polar.any():
+        return ring
     corners = np.flatnonzero(polar & ~np.roll(polar, 1) & ~np.roll(polar, -1))
     for corner in corners[::-1]:
         before, after = ring[corner - 1, 0], ring[(corner + 1) % len(ring), 0]
@@ -127,6 +130,8 @@ def _unrolled(ring: NDArray[np.float64]) -> NDArray[np.float64]:
 
     A ring around a pole is led along the pole, so that it holds it.
     """
+    if np.ptp(ring[:, 0]) <= _HALF_TURN:
+        return ring
     longitudes = np.unwrap([*ring[:, 0], ring[0, 0]], period=_TURN)
     unrolled = np.column_stack([longitudes[:-1], ring[:, 1]])
     if abs(longitudes[-1] - longitudes[0]) <= _HALF_TURN:
@@ -139,19 +144,25 @@ def _unrolled(ring: NDArray[np.float64]) -> NDArray[np.float64]:
 def _geometry(ring: NDArray[np.float64]) -> dict[str, Any]:
     west, east = ring[:, 0].min(), ring[:, 0].max()
     if west >= -_HALF_TURN - _SLACK and east <= _HALF_TURN + _SLACK:
-        whole: shapely.Geometry = Polygon(ring)
-    else:
-        parts = list(on_the_globe(shapely.make_valid(Polygon(ring))))
-        # Also of a grid all around the globe, whose parts meet where it was cut.
-        whole = shapely.union_all(parts)
-    rounded = shapely.transform(shapely.orient_polygons(whole), _round)
-    document: dict[str, Any] = mapping(rounded)
+        # By far the most: a large request has a hundred thousand of them.
+        return {"type": "Polygon", "coordinates": [_counter_clockwise(ring).tolist()]}
+    parts = list(on_the_globe(shapely.make_valid(Polygon(ring))))
+    # As one, for the parts of a grid all around the globe meet where it was cut.
+    whole = shapely.orient_polygons(shapely.union_all(parts))
+    document: dict[str, Any] = mapping(shapely.transform(whole, _round))
     return {"type": document["type"], "coordinates": _lists(document["coordinates"])}
 
 
+def _counter_clockwise(ring: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The ring, rounded and closed."""
+    points = _round(np.vstack([ring, ring[:1]]))
+    x, y = points[:, 0], points[:, 1]
+    twice_its_area = float((x[:-1] * y[1:] - x[1:] * y[:-1]).sum())
+    return points if twice_its_area >= 0 else points[::-1]
+
+
 def _round(points: NDArray[np.float64]) -> NDArray[np.float64]:
-    limits = np.array([_HALF_TURN, _POLE])
-    return np.asarray(np.round(np.clip(points, -limits, limits), _DECIMALS), np.float64)
+    return np.asarray(np.round(np.clip(points, -_LIMITS, _LIMITS), _DECIMALS), np.float64)
 
 
 def _lists(coordinates: Any) -> Any:
