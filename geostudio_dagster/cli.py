@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 from rich.markup import escape
@@ -14,6 +14,7 @@ from geostudio_dagster import __version__
 from geostudio_dagster.errors import InvalidRequest
 from geostudio_dagster.gateway.command import first_steps, gateway, keys_app
 from geostudio_dagster.processor_verbs import app as processors_app
+from geostudio_dagster.request_tables import list_requests, list_tasks, show_status
 from geostudio_dagster.terminal import AsJson, err, opened_installation, out, print_json
 
 app = typer.Typer(
@@ -50,28 +51,18 @@ def submit(
 
 
 @app.command()
-def status(request_id: RequestId, as_json: AsJson = False) -> None:
-    """Show how far a request is."""
+def status(
+    request_id: Annotated[
+        str, typer.Argument(help="The request's id; without one, the latest requests are listed.")
+    ] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Show how far a request is, or which requests there are."""
     with opened_installation() as installation:
-        summary = installation.catalog.summary(request_id)
-        document = {
-            "id": summary.request.id,
-            "status": str(summary.request.status),
-            "error": summary.request.error,
-            "model": f"{summary.model.name}@{summary.model.version}",
-            "tasks": summary.tasks_by_status,
-            "steps": summary.steps_by_status,
-            "shards": summary.shards_by_status,
-            "pixels_done": summary.pixels_done,
-            "pixels_total": summary.pixels_total,
-        }
-        if as_json:
-            print_json(document)
+        if not request_id:
+            list_requests(installation.catalog, as_json=as_json)
             return
-        table = Table(show_header=False, box=None)
-        for name, value in document.items():
-            table.add_row(name, escape(str(value)))
-        out.print(table)
+        show_status(installation.catalog.summary(request_id), as_json=as_json)
 
 
 @app.command()
@@ -85,38 +76,7 @@ def tasks(
     with opened_installation() as installation:
         request = installation.catalog.request(request_id)
         records = installation.catalog.tasks(request.id, limit=limit, offset=skip)
-        if as_json:
-            print_json([_task_document(record) for record in records])
-            return
-        table = Table("task", "status", "step", "error", box=None)
-        for record in records:
-            step = next((s for s in record.steps if s.status != "FINISHED"), record.steps[-1])
-            table.add_row(
-                record.id, str(record.status), step.process_id, escape(record.error or "")
-            )
-        out.print(table)
-
-
-def _task_document(record: Any) -> dict[str, Any]:
-    return {
-        "id": record.id,
-        "status": str(record.status),
-        "url": record.url,
-        "date": record.date,
-        "window": record.window,
-        "error": record.error,
-        "steps": [
-            {
-                "process_id": step.process_id,
-                "status": str(step.status),
-                "attempts": step.attempts,
-                "started_at": step.started_at,
-                "finished_at": step.finished_at,
-                "error": step.error,
-            }
-            for step in record.steps
-        ],
-    }
+        list_tasks(records, as_json=as_json)
 
 
 @app.command()
@@ -253,7 +213,7 @@ app.command()(gateway)
 Yaml = Annotated[Path, typer.Option(help="Dagster's instance settings.")]
 Workspace = Annotated[Path, typer.Option(help="The code locations to load.")]
 WebPort = Annotated[int, typer.Option(help="Port of Dagster's UI.")]
-GatewayPort = Annotated[int, typer.Option(help="Port of maps and layers.")]
+GatewayPort = Annotated[int, typer.Option(help="Port of the REST API, maps and layers.")]
 
 
 @app.command()

@@ -21,7 +21,7 @@ from geostudio_dagster.terminal import AsJson, err, opened_installation, out, pr
 if TYPE_CHECKING:
     from geostudio_dagster.catalog import Catalog
 
-keys_app = typer.Typer(help="API keys.", no_args_is_help=True)
+keys_app = typer.Typer(help="Make, list and revoke API keys.", no_args_is_help=True)
 
 _EmailOption = Annotated[str | None, typer.Option("--email", help="Only this user's keys.")]
 

@@ -22,6 +22,7 @@ from geostudio_dagster.catalog.states import (
     PREDICTION,
     PROCESSOR,
     PUSH,
+    STEP_ORDER,
 )
 from geostudio_dagster.connectors.header import SceneHeader
 from geostudio_dagster.connectors.url import look
@@ -37,7 +38,6 @@ log = logging.getLogger(__name__)
 
 STEPS = (CONNECTOR, PREDICTION, POSTPROCESS, PUSH)
 _STEP_OF = {Position.BEFORE_POSTPROCESS: EARLY_PROCESSOR, Position.AFTER_POSTPROCESS: PROCESSOR}
-_ORDER = (CONNECTOR, PREDICTION, EARLY_PROCESSOR, POSTPROCESS, PROCESSOR, PUSH)
 
 _LOOKS_AT_ONCE = 16
 _SILENT_LOOKS = 3  # times a host fails to answer before the rest of its scenes is taken unseen
@@ -96,7 +96,7 @@ def make_plan(
 def steps_with(positions: Collection[Position]) -> tuple[str, ...]:
     """The steps of a task, in order, of a request with processors at these positions."""
     steps = {*STEPS, *(_STEP_OF[position] for position in positions)}
-    return tuple(step for step in _ORDER if step in steps)
+    return tuple(step for step in STEP_ORDER if step in steps)
 
 
 def tasks_geojson(plan: Plan) -> bytes:
