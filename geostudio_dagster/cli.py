@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -15,6 +16,7 @@ from geostudio_dagster.errors import InvalidRequest
 from geostudio_dagster.gateway.command import first_steps, gateway, keys_app
 from geostudio_dagster.processor_verbs import app as processors_app
 from geostudio_dagster.request_tables import list_requests, list_tasks, show_status
+from geostudio_dagster.settings import Settings
 from geostudio_dagster.terminal import AsJson, err, opened_installation, out, print_json
 
 app = typer.Typer(
@@ -231,32 +233,36 @@ def dev(
         settings = installation.settings.model_copy(update={"gateway_url": url})
         home = services.dagster_home(settings, dagster_yaml)
         how_to_come_in = first_steps(installation.catalog, settings, url)
-        wanted = [
-            services.webserver(workspace, webserver_port),
-            services.daemon(workspace),
-            services.gateway(gateway_port),
-        ]
         out.print("Starting the webserver, the daemon and the gateway ...")
-        with (
-            services.sole_daemon(settings) as alone,
-            services.running(wanted if alone else [], settings, home) as processes,
-        ):
-            if not alone:
+        with services.sole_daemon(settings, workspace) as daemon:
+            if daemon is None:
                 raise services.ServiceError(
                     f"Another daemon works on {settings.data_folder}; stop it, or set "
                     "GEOSTUDIO_DATA_FOLDER to another folder."
                 )
-            table = Table(show_header=False, box=None)
-            table.add_row("Dagster UI", f"http://127.0.0.1:{webserver_port}")
-            table.add_row("GraphQL", f"http://127.0.0.1:{webserver_port}/graphql")
-            table.add_row("API, maps and layers", f"{url}/docs")
-            table.add_row("Request inbox", str(settings.inbox))
-            table.add_row("Logs", str(settings.data_folder / "logs"))
-            out.print(table)
-            for line in how_to_come_in:
-                out.print(line, highlight=False, soft_wrap=True)
-            out.print("Ctrl-C stops all of them.")
-            services.watch(processes, settings)
+            wanted = [
+                services.webserver(workspace, webserver_port),
+                daemon,
+                services.gateway(gateway_port),
+            ]
+            with services.running(wanted, settings, home) as processes:
+                _tell_where(settings, webserver_port, url, how_to_come_in)
+                services.watch(processes, settings)
+
+
+def _tell_where(
+    settings: Settings, webserver_port: int, url: str, how_to_come_in: Sequence[str]
+) -> None:
+    table = Table(show_header=False, box=None)
+    table.add_row("Dagster UI", f"http://127.0.0.1:{webserver_port}")
+    table.add_row("GraphQL", f"http://127.0.0.1:{webserver_port}/graphql")
+    table.add_row("API, maps and layers", f"{url}/docs")
+    table.add_row("Request inbox", str(settings.inbox))
+    table.add_row("Logs", str(settings.data_folder / "logs"))
+    out.print(table)
+    for line in how_to_come_in:
+        out.print(line, highlight=False, soft_wrap=True)
+    out.print("Ctrl-C stops all of them.")
 
 
 @app.command()
