@@ -9,7 +9,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from geostudio_dagster.terminal import out, print_json
+from geostudio_dagster.terminal import listing, out, print_json
 
 if TYPE_CHECKING:
     from geostudio_dagster.catalog import Catalog, RequestSummary, TaskRecord
@@ -67,11 +67,10 @@ def list_requests(catalog: Catalog, *, as_json: bool) -> None:
     if not requests:
         typer.echo("There is no request yet; submit one with: geostudio-dagster submit")
         return
-    table = Table(box=None)
-    for name in requests[0]:
-        table.add_column(name, no_wrap=name == "id")  # to be copied whole
+    shown = ("id", "status", "tasks", "name")
+    table = listing(*shown)
     for request in requests:
-        table.add_row(*(escape(str(value)) for value in request.values()))
+        table.add_row(*(escape(str(request[name])) for name in shown))
     out.print(table)
 
 
@@ -80,7 +79,7 @@ def list_tasks(tasks: Sequence[TaskRecord], *, as_json: bool) -> None:
     if as_json:
         print_json([_task_document(task) for task in tasks])
         return
-    table = Table("task", "status", "step", "error", box=None)
+    table = listing("task", "status", "step", "error", whole="task")
     for task in tasks:
         step = next((s for s in task.steps if s.status != "FINISHED"), task.steps[-1])
         table.add_row(task.id, str(task.status), step.process_id, escape(task.error or ""))

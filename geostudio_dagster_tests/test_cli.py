@@ -297,6 +297,17 @@ def test_tasks_as_json_in_pages(cli: Cli, installation: Installation, model: Mod
     assert "task_2" in cli("tasks", request).stdout
 
 
+def test_what_is_to_be_copied_is_not_cut_in_a_narrow_terminal(
+    cli: Cli, installation: Installation, model: ModelRecord
+) -> None:
+    request = submitted(installation, model, tasks=1)
+    installation.catalog.fail_request(request, "A long reason. " * 10)
+    key, _ = installation.catalog.create_key("a.rather.long.name@example.org", days=1)
+    assert f"{request} " in cli("status").stdout
+    assert f"{request}-task_0 " in cli("tasks", request).stdout
+    assert f"{key.id} " in cli("keys", "list").stdout
+
+
 def test_texts_of_users_are_no_markup(
     cli: Cli, installation: Installation, model: ModelRecord
 ) -> None:
