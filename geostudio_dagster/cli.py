@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 from rich.markup import escape
@@ -14,6 +15,8 @@ from geostudio_dagster import __version__
 from geostudio_dagster.errors import InvalidRequest
 from geostudio_dagster.gateway.command import first_steps, gateway, keys_app
 from geostudio_dagster.processor_verbs import app as processors_app
+from geostudio_dagster.request_tables import list_requests, list_tasks, show_status
+from geostudio_dagster.settings import Settings
 from geostudio_dagster.terminal import AsJson, err, opened_installation, out, print_json
 
 app = typer.Typer(
@@ -50,28 +53,18 @@ def submit(
 
 
 @app.command()
-def status(request_id: RequestId, as_json: AsJson = False) -> None:
-    """Show how far a request is."""
+def status(
+    request_id: Annotated[
+        str, typer.Argument(help="The request's id; without one, the latest requests are listed.")
+    ] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Show how far a request is, or which requests there are."""
     with opened_installation() as installation:
-        summary = installation.catalog.summary(request_id)
-        document = {
-            "id": summary.request.id,
-            "status": str(summary.request.status),
-            "error": summary.request.error,
-            "model": f"{summary.model.name}@{summary.model.version}",
-            "tasks": summary.tasks_by_status,
-            "steps": summary.steps_by_status,
-            "shards": summary.shards_by_status,
-            "pixels_done": summary.pixels_done,
-            "pixels_total": summary.pixels_total,
-        }
-        if as_json:
-            print_json(document)
+        if not request_id:
+            list_requests(installation.catalog, as_json=as_json)
             return
-        table = Table(show_header=False, box=None)
-        for name, value in document.items():
-            table.add_row(name, escape(str(value)))
-        out.print(table)
+        show_status(installation.catalog.summary(request_id), as_json=as_json)
 
 
 @app.command()
@@ -85,38 +78,7 @@ def tasks(
     with opened_installation() as installation:
         request = installation.catalog.request(request_id)
         records = installation.catalog.tasks(request.id, limit=limit, offset=skip)
-        if as_json:
-            print_json([_task_document(record) for record in records])
-            return
-        table = Table("task", "status", "step", "error", box=None)
-        for record in records:
-            step = next((s for s in record.steps if s.status != "FINISHED"), record.steps[-1])
-            table.add_row(
-                record.id, str(record.status), step.process_id, escape(record.error or "")
-            )
-        out.print(table)
-
-
-def _task_document(record: Any) -> dict[str, Any]:
-    return {
-        "id": record.id,
-        "status": str(record.status),
-        "url": record.url,
-        "date": record.date,
-        "window": record.window,
-        "error": record.error,
-        "steps": [
-            {
-                "process_id": step.process_id,
-                "status": str(step.status),
-                "attempts": step.attempts,
-                "started_at": step.started_at,
-                "finished_at": step.finished_at,
-                "error": step.error,
-            }
-            for step in record.steps
-        ],
-    }
+        list_tasks(records, as_json=as_json)
 
 
 @app.command()
@@ -273,7 +235,7 @@ app.command()(gateway)
 Yaml = Annotated[Path, typer.Option(help="Dagster's instance settings.")]
 Workspace = Annotated[Path, typer.Option(help="The code locations to load.")]
 WebPort = Annotated[int, typer.Option(help="Port of Dagster's UI.")]
-GatewayPort = Annotated[int, typer.Option(help="Port of maps and layers.")]
+GatewayPort = Annotated[int, typer.Option(help="Port of the REST API, maps and layers.")]
 
 
 @app.command()
@@ -291,32 +253,36 @@ def dev(
         settings = installation.settings.model_copy(update={"gateway_url": url})
         home = services.dagster_home(settings, dagster_yaml)
         how_to_come_in = first_steps(installation.catalog, settings, url)
-        wanted = [
-            services.webserver(workspace, webserver_port),
-            services.daemon(workspace),
-            services.gateway(gateway_port),
-        ]
         out.print("Starting the webserver, the daemon and the gateway ...")
-        with (
-            services.sole_daemon(settings) as alone,
-            services.running(wanted if alone else [], settings, home) as processes,
-        ):
-            if not alone:
+        with services.sole_daemon(settings, workspace) as daemon:
+            if daemon is None:
                 raise services.ServiceError(
                     f"Another daemon works on {settings.data_folder}; stop it, or set "
                     "GEOSTUDIO_DATA_FOLDER to another folder."
                 )
-            table = Table(show_header=False, box=None)
-            table.add_row("Dagster UI", f"http://127.0.0.1:{webserver_port}")
-            table.add_row("GraphQL", f"http://127.0.0.1:{webserver_port}/graphql")
-            table.add_row("API, maps and layers", f"{url}/docs")
-            table.add_row("Request inbox", str(settings.inbox))
-            table.add_row("Logs", str(settings.data_folder / "logs"))
-            out.print(table)
-            for line in how_to_come_in:
-                out.print(line, highlight=False, soft_wrap=True)
-            out.print("Ctrl-C stops all of them.")
-            services.watch(processes, settings)
+            wanted = [
+                services.webserver(workspace, webserver_port),
+                daemon,
+                services.gateway(gateway_port),
+            ]
+            with services.running(wanted, settings, home) as processes:
+                _tell_where(settings, webserver_port, url, how_to_come_in)
+                services.watch(processes, settings)
+
+
+def _tell_where(
+    settings: Settings, webserver_port: int, url: str, how_to_come_in: Sequence[str]
+) -> None:
+    table = Table(show_header=False, box=None)
+    table.add_row("Dagster UI", f"http://127.0.0.1:{webserver_port}")
+    table.add_row("GraphQL", f"http://127.0.0.1:{webserver_port}/graphql")
+    table.add_row("API, maps and layers", f"{url}/docs")
+    table.add_row("Request inbox", str(settings.inbox))
+    table.add_row("Logs", str(settings.data_folder / "logs"))
+    out.print(table)
+    for line in how_to_come_in:
+        out.print(line, highlight=False, soft_wrap=True)
+    out.print("Ctrl-C stops all of them.")
 
 
 @app.command()

@@ -82,6 +82,8 @@ def _remove_layers(installation: Installation, request: RequestRecord) -> None:
 def _shares(installation: Installation, now: dt.datetime) -> Iterator[str]:
     limit = installation.settings.housekeeping.items
     for share in installation.catalog.expired_shares(now, limit):
+        if not installation.catalog.close_share(share.id, now):
+            continue  # a request named it just now
         installation.storage.delete(f"{_SHARES}/{share.id}")
         installation.catalog.forget_share(share.id)
         yield f"shared file {share.id}"

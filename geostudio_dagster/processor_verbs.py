@@ -12,7 +12,7 @@ from rich.table import Table
 
 from geostudio_dagster.errors import InvalidRequest
 from geostudio_dagster.processors.command import app
-from geostudio_dagster.terminal import AsJson, err, opened_installation, out, print_json
+from geostudio_dagster.terminal import AsJson, err, listing, opened_installation, out, print_json
 
 if TYPE_CHECKING:
     from geostudio_dagster.catalog import ProcessorRecord
@@ -95,7 +95,7 @@ def list_processors(
         if as_json:
             print_json([_document(record) for record in records])
             return
-        table = Table("processor", "owner", "contract", "position", "sha256", "id", box=None)
+        table = listing("processor", "owner", "contract", "position", "sha256", "id")
         for record in records:
             label = record.label + (" (deprecated)" if record.deprecated_at else "")
             cells = (label, record.owner, record.contract, str(record.position))

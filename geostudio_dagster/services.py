@@ -14,6 +14,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -43,6 +44,7 @@ class Service:
     arguments: tuple[str, ...]
     url: str | None = None
     probe: str | None = None
+    lock: int | None = None  # a descriptor that it keeps open, and so locked, while it lives
 
 
 def dagster_home(settings: Settings, dagster_yaml: Path) -> Path:
@@ -69,9 +71,9 @@ def dagster_home(settings: Settings, dagster_yaml: Path) -> Path:
     return home
 
 
-def daemon(workspace: Path) -> Service:
-    """Dagster's daemon: sensors and the run queue."""
-    return Service("daemon", ("-m", "dagster._daemon", "run", "-w", str(workspace)))
+def daemon(workspace: Path, lock: int | None = None) -> Service:
+    """Dagster's daemon: sensors and the run queue; see :func:`sole_daemon`."""
+    return Service("daemon", ("-m", "dagster._daemon", "run", "-w", str(workspace)), lock=lock)
 
 
 def webserver(workspace: Path, port: int) -> Service:
@@ -91,6 +93,8 @@ def gateway(port: int) -> Service:
 @contextmanager
 def running(services: Iterable[Service], settings: Settings, home: Path) -> Iterator[Processes]:
     """Start the services, wait until those with a probe answer, stop all of them at the end.
+
+    In the main thread a SIGTERM is a KeyboardInterrupt meanwhile, so that it is such an end, too.
 
     Raises:
         ServiceError: a port is taken, or a service ended before it answered.
@@ -112,37 +116,56 @@ def running(services: Iterable[Service], settings: Settings, home: Path) -> Iter
         if service.name == "webserver" and service.url:
             environment["GEOSTUDIO_DAGSTER_URL"] = service.url
     processes: dict[str, subprocess.Popen[bytes]] = {}
-    try:
-        for service in services:
-            with (logs / f"{service.name}.log").open("ab") as log:
-                processes[service.name] = subprocess.Popen(
-                    [sys.executable, *service.arguments],
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    env=environment,
-                    start_new_session=True,
-                )
-        for service in services:
-            _wait_for(service, processes[service.name], logs)
-        yield processes
-    finally:
-        stop_all(processes.values())
+    with _interrupted_by_sigterm():
+        try:
+            for service in services:
+                processes[service.name] = _start(service, environment, logs)
+            for service in services:
+                _wait_for(service, processes[service.name], logs)
+            yield processes
+        finally:
+            stop_all(processes.values())
 
 
 @contextmanager
-def sole_daemon(settings: Settings) -> Iterator[bool]:
-    """Whether this process may run the daemon: two on one data folder would do all work twice.
+def _interrupted_by_sigterm() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
-    The lock goes with the process that holds it, however that ends.
+
+def _start(service: Service, environment: Mapping[str, str], logs: Path) -> subprocess.Popen[bytes]:
+    with (logs / f"{service.name}.log").open("ab") as log:
+        return subprocess.Popen(
+            [sys.executable, *service.arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env=environment,
+            start_new_session=True,
+            pass_fds=() if service.lock is None else (service.lock,),
+        )
+
+
+@contextmanager
+def sole_daemon(settings: Settings, workspace: Path) -> Iterator[Service | None]:
+    """Dagster's daemon (sensors and the run queue); None where another one works here.
+
+    Two on one data folder would do all work twice. The lock is the daemon's as well as this
+    process's: it goes when both have ended, in whatever way.
     """
     with (settings.data_folder / "daemon.lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            yield False
+            yield None
             return
-        yield True
+        yield daemon(workspace, lock.fileno())
 
 
 def check_alive(processes: Processes, settings: Settings) -> None:
@@ -163,15 +186,12 @@ def watch(processes: Processes, settings: Settings) -> None:
     Raises:
         ServiceError: a process ended by itself.
     """
-    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         while True:
             check_alive(processes, settings)
             time.sleep(_POLL_S)
     except KeyboardInterrupt:
         return
-    finally:
-        signal.signal(signal.SIGTERM, previous)
 
 
 def stop_all(processes: Iterable[subprocess.Popen[bytes]]) -> None:
@@ -223,5 +243,6 @@ def _wait_for(service: Service, process: subprocess.Popen[bytes], logs: Path) ->
             if httpx.get(service.probe, timeout=2).status_code < 500:  # noqa: PLR2004
                 return
         except httpx.HTTPError:
-            time.sleep(_POLL_S)
+            pass  # not there yet
+        time.sleep(_POLL_S)
     raise ServiceError(f"The {service.name} did not start; see {logs / (service.name + '.log')}.")

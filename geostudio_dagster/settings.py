@@ -6,6 +6,7 @@ disk or the network; folders are made by whoever writes to them.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +19,7 @@ from geostudio_dagster.errors import InvalidRequest
 from geostudio_dagster.gateway_settings import GatewaySettings
 
 _PREFIX = "GEOSTUDIO_"
+_QUOTED = re.compile('"([a-z_]+)"')
 
 
 class FetchSettings(BaseModel):
@@ -352,6 +354,10 @@ def read_settings() -> Settings:
             f"{_PREFIX}{variable}", str(first["msg"]), "correct this environment variable"
         ) from error
     except SettingsError as error:
+        # It names the field in its sentence only.
+        field = _QUOTED.search(str(error))
         raise InvalidRequest(
-            "settings", str(error), 'write lists and groups as JSON, such as ["/data/scenes"]'
+            f"{_PREFIX}{field[1].upper()}" if field else "settings",
+            "is not JSON",
+            'write lists and groups as JSON, such as ["/data/scenes"]',
         ) from error

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 from rich.markup import escape
+from rich.table import Table
 
 from geostudio_dagster.errors import GeostudioError, InvalidRequest
 
@@ -36,6 +37,15 @@ def opened_installation() -> Iterator[Installation]:
         name = f"[bold red]{type(error).__name__}[/]"
         err.print(f"{name}: {escape(sentence)}", highlight=False, soft_wrap=True)
         raise typer.Exit(2 if isinstance(error, InvalidRequest) else 1) from error
+
+
+def listing(*columns: str, whole: str = "id") -> Table:
+    """An empty table; what is in column ``whole`` is to be copied, so it is never cut."""
+    table = Table(box=None)
+    for name in columns:
+        kept = name == whole
+        table.add_column(name, no_wrap=kept, overflow="ignore" if kept else "fold")
+    return table
 
 
 def print_json(document: object) -> None:

@@ -274,6 +274,15 @@ def test_status_as_json_and_as_a_table(
     table = cli("status", request)
     assert table.exit_code == 0
     assert "SUBMITTED" in table.stdout
+    lines = [" ".join(line.split()) for line in table.stdout.splitlines()]
+    assert lines[2:] == [
+        "model demo-land-cover@1",
+        "tasks 2 READY",
+        "url-connector 2 READY",
+        "push-to-geoserver 2 WAITING",
+        "shards 2 READY",
+        "predicted 0.00 of 0.00 Mpx",
+    ]
 
 
 def test_tasks_as_json_in_pages(cli: Cli, installation: Installation, model: ModelRecord) -> None:
@@ -286,6 +295,17 @@ def test_tasks_as_json_in_pages(cli: Cli, installation: Installation, model: Mod
         "push-to-geoserver",
     ]
     assert "task_2" in cli("tasks", request).stdout
+
+
+def test_what_is_to_be_copied_is_not_cut_in_a_narrow_terminal(
+    cli: Cli, installation: Installation, model: ModelRecord
+) -> None:
+    request = submitted(installation, model, tasks=1)
+    installation.catalog.fail_request(request, "A long reason. " * 10)
+    key, _ = installation.catalog.create_key("a.rather.long.name@example.org", days=1)
+    assert f"{request} " in cli("status").stdout
+    assert f"{request}-task_0 " in cli("tasks", request).stdout
+    assert f"{key.id} " in cli("keys", "list").stdout
 
 
 def test_texts_of_users_are_no_markup(
@@ -307,6 +327,22 @@ def test_cancel_and_retry(cli: Cli, installation: Installation, model: ModelReco
     assert installation.catalog.request(request).status == "RUNNING"
 
 
+def test_status_without_an_id_lists_the_latest_requests(
+    cli: Cli, installation: Installation, model: ModelRecord
+) -> None:
+    nothing = cli("status")
+    assert nothing.exit_code == 0
+    assert nothing.stdout == "There is no request yet; submit one with: geostudio-dagster submit\n"
+    first, second = (submitted(installation, model, tasks=1) for _ in range(2))
+    listed = json.loads(cli("status", "--json").stdout)
+    assert [item["id"] for item in listed] == [second, first]
+    assert listed[0]["status"] == "SUBMITTED"
+    assert listed[0]["model"] == "demo-land-cover@1"
+    assert listed[0]["tasks"] == 1
+    table = cli("status").stdout
+    assert table.index(second) < table.index(first)
+
+
 @pytest.mark.parametrize("verb", ["status", "tasks", "cancel", "retry"])
 @pytest.mark.parametrize("identifier", [NOBODY, "[/nothing]"])
 def test_an_unknown_request_is_one_sentence(cli: Cli, verb: str, identifier: str) -> None:
@@ -318,8 +354,8 @@ def test_an_unknown_request_is_one_sentence(cli: Cli, verb: str, identifier: str
     [
         ("GEOSTUDIO_SHARDS__LEASE_S", "soon", 2, ["GEOSTUDIO_SHARDS__LEASE_S: ", "valid number"]),
         ("GEOSTUDIO_GEOSERVER__USER", "ann", 2, ["GEOSTUDIO_GEOSERVER__URL: ", "required"]),
-        ("GEOSTUDIO_ALLOWED_ROOTS", "/data", 2, ["allowed_roots", "as JSON"]),
-        ("GEOSTUDIO_DATABASE_URL", "catalog.db", 2, ["database_url: ", "not an SQLAlchemy URL"]),
+        ("GEOSTUDIO_ALLOWED_ROOTS", "/data", 2, ["GEOSTUDIO_ALLOWED_ROOTS: ", "as JSON"]),
+        ("GEOSTUDIO_DATABASE_URL", "catalog.db", 2, ["GEOSTUDIO_DATABASE_URL: ", "SQLAlchemy URL"]),
         (
             "GEOSTUDIO_DATABASE_URL",
             "postgresql+psycopg2://ann:swordfish@127.0.0.1:9/geo",

@@ -13,11 +13,11 @@ from typing import Any
 from uuid import uuid4
 
 from sqlalchemy import bindparam, func, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from geostudio_dagster.catalog.api_schema import ApiKey, GroupMember, User
+from geostudio_dagster.catalog.changes import insert_into
 from geostudio_dagster.catalog.database import Database, utc_now
 from geostudio_dagster.catalog.viewer import Viewer
 from geostudio_dagster.errors import Conflict, NotFound
@@ -187,9 +187,8 @@ def _live_keys(email: str, now: datetime) -> Any:
 
 
 def _ensure_user(session: Session, email: str, now: datetime) -> None:
-    dialect = sqlite if session.get_bind().dialect.name == "sqlite" else postgresql
     row = {"email": email, "admin": False, "created_at": now}
-    session.execute(dialect.insert(User).values(row).on_conflict_do_nothing())
+    session.execute(insert_into(session, User.__table__).values(row).on_conflict_do_nothing())
 
 
 def _add_key(

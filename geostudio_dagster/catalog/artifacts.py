@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import and_, func, or_, select
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
-from geostudio_dagster.catalog.changes import chunks, lock_request
+from geostudio_dagster.catalog.changes import chunks, insert_into, lock_request
 from geostudio_dagster.catalog.database import Database
 from geostudio_dagster.catalog.records import ArtifactRecord, EventRecord
 from geostudio_dagster.catalog.rows import artifact_record, event_record
@@ -117,10 +116,9 @@ def upsert_artifacts(
     session: Session, request_id: str, artifacts: Sequence[ArtifactRecord]
 ) -> None:
     """Write artifacts, each in place of the one of the same owner and role."""
-    dialect = sqlite if session.get_bind().dialect.name == "sqlite" else postgresql
     latest = {(item.owner_id, item.name): item for item in artifacts}
     for part in chunks(list(latest.values()), 100):
-        statement = dialect.insert(Artifact.__table__).values(
+        statement = insert_into(session, Artifact.__table__).values(
             [_artifact_row(request_id, item) for item in part]
         )
         replaced = {

@@ -25,6 +25,7 @@ from sqlalchemy import (
     select,
     update,
 )
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session, aliased
 
 from geostudio_dagster.catalog.api_schema import WebhookDelivery
@@ -54,6 +55,13 @@ def chunks(items: Sequence[_Item], size: int = _CHUNK) -> Iterator[Sequence[_Ite
     """``items`` in pieces that fit one SQL statement."""
     for start in range(0, len(items), size):
         yield items[start : start + size]
+
+
+def insert_into(session: Session, table: Any) -> sqlite.Insert | postgresql.Insert:
+    """An INSERT with ON CONFLICT, which both databases spell alike, but SQLAlchemy keeps apart."""
+    if session.get_bind().dialect.name == "sqlite":
+        return sqlite.insert(table)
+    return postgresql.insert(table)
 
 
 def error_text(text: str) -> str:

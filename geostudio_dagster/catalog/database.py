@@ -98,7 +98,7 @@ class Database:
 
 def _wrong_url(problem: str) -> InvalidRequest:
     return InvalidRequest(
-        "database_url",
+        "GEOSTUDIO_DATABASE_URL",
         problem,
         "use sqlite:////folder/catalog.db or postgresql+psycopg2://user@host/database",
     )

@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import delete
 
+from geostudio_dagster.catalog.changes import insert_into
 from geostudio_dagster.catalog.database import Database, utc_now
 from geostudio_dagster.catalog.schema import RunLease
 
@@ -17,7 +18,11 @@ class Heartbeats(Database):
         """Note that a run is alive and will say so again within ``lease_s`` seconds."""
         until = (now or utc_now()) + timedelta(seconds=lease_s)
         with self._write() as session:
-            session.merge(RunLease(run_id=run_id, lease_until=until))
+            # Two processes of a run may give its first sign of life at the same time.
+            row = insert_into(session, RunLease.__table__).values(run_id=run_id, lease_until=until)
+            session.execute(
+                row.on_conflict_do_update(index_elements=["run_id"], set_={"lease_until": until})
+            )
 
     def run_lease(self, run_id: str) -> datetime | None:
         """Until when the run is known to be alive; None if it never gave a sign of life."""

@@ -108,16 +108,32 @@ class Shares(Database):
         with self._write() as session:
             return rows_changed(session.execute(statement)) == 1
 
-    def keep_shares(self, share_ids: Sequence[str], life: dt.timedelta) -> None:
-        """Keep the files at least for ``life`` from now on: a request names them."""
+    def keep_shares(self, share_ids: Sequence[str], life: dt.timedelta) -> set[str]:
+        """Keep the files at least for ``life`` from now on: a request names them.
+
+        Returns:
+            those whose files are there, and stay.
+        """
         until = utc_now() + life
+        kept: set[str] = set()
         with self._write() as session:
             for part in chunks(share_ids):
+                there = (Share.id.in_(part), Share.uploaded_at.is_not(None))
                 session.execute(
-                    update(Share)
-                    .where(Share.id.in_(part), Share.expires_at < until)
-                    .values(expires_at=until)
+                    update(Share).where(*there, Share.expires_at < until).values(expires_at=until)
                 )
+                kept |= set(session.scalars(select(Share.id).where(*there)))
+        return kept
+
+    def close_share(self, share_id: str, now: dt.datetime) -> bool:
+        """Promise an expired file to nobody from now on, so that it can go; False if it is kept."""
+        closed = (
+            update(Share)
+            .where(Share.id == share_id, Share.expires_at <= now)
+            .values(uploaded_at=None)
+        )
+        with self._write() as session:
+            return rows_changed(session.execute(closed)) == 1
 
     def expired_shares(self, now: dt.datetime, limit: int) -> list[ShareRecord]:
         """Places whose time is over and whose file no live request names, the oldest first."""

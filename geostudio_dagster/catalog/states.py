@@ -19,6 +19,7 @@ POSTPROCESS = "postprocess-generic"
 PROCESSOR = "generic-python-processor"
 EARLY_PROCESSOR = "generic-python-processor-before-postprocess"
 PUSH = "push-to-geoserver"
+STEP_ORDER = (CONNECTOR, PREDICTION, EARLY_PROCESSOR, POSTPROCESS, PROCESSOR, PUSH)
 
 
 class RequestStatus(StrEnum):

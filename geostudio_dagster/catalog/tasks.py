@@ -9,7 +9,7 @@ from geostudio_dagster.catalog.database import Database
 from geostudio_dagster.catalog.records import RequestSummary, TaskRecord
 from geostudio_dagster.catalog.rows import model_record, request_record, task_records
 from geostudio_dagster.catalog.schema import Model, Request, Shard, Step, Task
-from geostudio_dagster.catalog.states import PREDICTION, ShardStatus, StepStatus
+from geostudio_dagster.catalog.states import PREDICTION, STEP_ORDER, ShardStatus, StepStatus
 from geostudio_dagster.errors import NotFound
 
 _RECENT_REQUESTS = 20
@@ -120,7 +120,12 @@ def _step_figures(session: Session, request_id: str) -> tuple[dict[str, dict[str
         counts.setdefault(process_id, dict.fromkeys(StepStatus, 0))[status] = number
         if process_id == PREDICTION and status == StepStatus.FINISHED:
             done = int(pixels or 0)
-    return counts, done
+    return dict(sorted(counts.items(), key=_in_order)), done
+
+
+def _in_order(entry: tuple[str, object]) -> int:
+    # The numbers of the steps are not in the index that these figures are made from.
+    return STEP_ORDER.index(entry[0]) if entry[0] in STEP_ORDER else len(STEP_ORDER)
 
 
 def _shard_figures(session: Session, request_id: str) -> dict[str, int]:

@@ -1,41 +1,30 @@
 """What a scene says of itself, and whether it may be used as one.
 
-GDAL is let near GeoTIFFs only (a COG is one), and reads nothing beside the file itself: no
-``.aux.xml``, ``.ovr``, ``.msk`` or world file, which could point elsewhere.
+GDAL is let near GeoTIFFs only (a COG is one), and reads nothing beside the file itself, here as
+when it predicts (``raster.scene.ONLY_THE_FILE``).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import rasterio
-from rasterio._err import CPLE_BaseError  # what rasterio.warp lets through, and no other name
 from rasterio.env import Env
-from rasterio.errors import CRSError, RasterioError
-from rasterio.warp import transform as transform_points
-from shapely.geometry import Polygon, box
+from rasterio.errors import RasterioError
 
 from geostudio_dagster.errors import TaskError
 from geostudio_dagster.models.bundle import BundleManifest
-from geostudio_dagster.raster.scene import Scene
+from geostudio_dagster.raster.footprint import Bounds, footprint
+from geostudio_dagster.raster.scene import DRIVER, ONLY_THE_FILE, Scene
 
-_GDAL = {
-    "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
-    "GDAL_PAM_ENABLED": "NO",
-    "GDAL_GEOREF_SOURCES": "INTERNAL",
-}
 _BLOCK_BYTES = 1 << 30
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # classic and BigTIFF
-_EDGE_POINTS = 16
-_HALF_TURN = 180
-_SLACK = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +38,8 @@ class SceneHeader:
         bands: one name per band, empty where the file names none.
         dtype: numpy name of the pixel type.
         nodata: value of missing pixels, if declared.
-        footprint: outline as a GeoJSON polygon in EPSG:4326, its edges densified; None where
-            the CRS cannot be related to EPSG:4326.
+        footprint: outline as a GeoJSON geometry in EPSG:4326 (see ``raster.footprint``); None
+            where the CRS cannot be related to EPSG:4326.
         bounds: west, south, east, north of the footprint.
     """
 
@@ -62,7 +51,7 @@ class SceneHeader:
     dtype: str
     nodata: float | None
     footprint: dict[str, Any] | None
-    bounds: tuple[float, float, float, float] | None
+    bounds: Bounds | None
 
 
 def check_scene(path: Path, shown: str, manifest: BundleManifest | None = None) -> SceneHeader:
@@ -102,23 +91,11 @@ def read_header(path: Path, shown: str) -> SceneHeader:
         return _header(scene)
 
 
-def window_footprint(header: SceneHeader, window: tuple[int, int, int, int]) -> dict[str, Any]:
-    """Outline of a window of a scene as a GeoJSON polygon in EPSG:4326.
-
-    Raises:
-        ValueError: the scene's CRS cannot be related to EPSG:4326.
-    """
-    footprint = _footprint(header.crs, header.transform, window)
-    if footprint is None:
-        raise ValueError("the CRS of the scene cannot be related to EPSG:4326")
-    return footprint
-
-
 @contextmanager
 def _opened(path: Path, shown: str) -> Iterator[Any]:
-    with Env(**_GDAL):
+    with Env(**ONLY_THE_FILE):
         try:
-            scene = rasterio.open(path, driver="GTiff")
+            scene = rasterio.open(path, driver=DRIVER)
         except RasterioError:
             raise TaskError("not_a_raster", _why_not_opened(path, shown)) from None
         with scene:
@@ -200,7 +177,7 @@ def _header(scene: Any) -> SceneHeader:
     crs = scene.crs.to_wkt()
     coefficients = tuple(float(value) for value in scene.transform[:6])
     a, b, c, d, e, f = coefficients
-    footprint = _footprint(crs, (a, b, c, d, e, f), (0, 0, scene.width, scene.height))
+    place = footprint(crs, coefficients, (0, 0, scene.width, scene.height))
     return SceneHeader(
         width=scene.width,
         height=scene.height,
@@ -209,76 +186,9 @@ def _header(scene: Any) -> SceneHeader:
         bands=tuple(name or "" for name in scene.descriptions),
         dtype=scene.dtypes[0],
         nodata=scene.nodata,
-        footprint=footprint,
-        bounds=_bounds(footprint),
+        footprint=place.geometry if place else None,
+        bounds=place.bounds if place else None,
     )
-
-
-def _footprint(
-    crs: str, transform: tuple[float, ...], window: tuple[int, int, int, int]
-) -> dict[str, Any] | None:
-    """Counter-clockwise rings (RFC 7946), 16 points an edge, rounded to 1e-7 degree (1 cm)."""
-    left, top, width, height = window
-    steps = [step / _EDGE_POINTS for step in range(_EDGE_POINTS)]
-    ring: list[tuple[float, float]] = [(left, top + height * t) for t in steps]
-    ring += [(left + width * t, top + height) for t in steps]
-    ring += [(left + width, top + height * (1 - t)) for t in steps]
-    ring += [(left + width * (1 - t), top) for t in steps]
-    a, b, c, d, e, f = transform
-    xs = [a * column + b * row + c for column, row in ring]
-    ys = [d * column + e * row + f for column, row in ring]
-    try:
-        longitudes, latitudes = transform_points(crs, "EPSG:4326", xs, ys)
-    except (RasterioError, CRSError, CPLE_BaseError):
-        return None
-    if not all(math.isfinite(value) for value in (*longitudes, *latitudes)):
-        return None
-    if max(longitudes) > _HALF_TURN + _SLACK:  # a grid that counts from 0 to 360
-        return _cut_at_date_line(longitudes, latitudes)
-    if any(abs(x - y) > _HALF_TURN for x, y in pairwise(longitudes)):
-        east_of_it = [x + 2 * _HALF_TURN if x < 0 else x for x in longitudes]
-        return _cut_at_date_line(east_of_it, latitudes)
-    return {"type": "Polygon", "coordinates": [_closed_ring(longitudes, latitudes)]}
-
-
-def _cut_at_date_line(longitudes: list[float], latitudes: list[float]) -> dict[str, Any]:
-    """A scene that crosses 180 degrees, as two halves (RFC 7946, section 3.1.9)."""
-    ring = Polygon(zip(longitudes, latitudes, strict=True))
-    halves = []
-    for west in (-_HALF_TURN, _HALF_TURN):
-        half = ring.intersection(box(west, -90, west + 2 * _HALF_TURN, 90))
-        if half.geom_type == "Polygon" and not half.is_empty:
-            xs, ys = zip(*half.exterior.coords[:-1], strict=True)
-            offset = 0 if west < 0 else 2 * _HALF_TURN
-            halves.append([_closed_ring([x - offset for x in xs], ys)])
-    return {"type": "MultiPolygon", "coordinates": halves}
-
-
-def _closed_ring(longitudes: Sequence[float], latitudes: Sequence[float]) -> list[list[float]]:
-    points = [
-        [round(min(max(x, -180.0), 180.0), 7), round(min(max(y, -90.0), 90.0), 7)]
-        for x, y in zip(longitudes, latitudes, strict=True)
-    ]
-    if _signed_area(points) < 0:
-        points.reverse()
-    return [*points, points[0]]
-
-
-def _signed_area(points: list[list[float]]) -> float:
-    pairs = zip(points, points[1:] + points[:1], strict=True)
-    return sum(p[0] * q[1] - q[0] * p[1] for p, q in pairs) / 2
-
-
-def _bounds(footprint: dict[str, Any] | None) -> tuple[float, float, float, float] | None:
-    """West, south, east, north; west lies above east where the scene crosses 180 degrees."""
-    if footprint is None:
-        return None
-    crosses = footprint["type"] == "MultiPolygon"
-    rings = [part[0] for part in footprint["coordinates"]] if crosses else footprint["coordinates"]
-    latitudes = [point[1] for ring in rings for point in ring]
-    west = min(point[0] for point in rings[0])
-    east = max(point[0] for point in rings[-1])
-    return west, min(latitudes), east, max(latitudes)
 
 
 def _itemsize(dtype: str) -> int:

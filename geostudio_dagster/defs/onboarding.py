@@ -7,7 +7,8 @@ from dagster import DagsterInstance
 
 from geostudio_dagster.catalog.card_records import OnboardingRecord
 from geostudio_dagster.catalog.onboarding import WORDS
-from geostudio_dagster.defs.reconciliation import runs_of, why_over
+from geostudio_dagster.defs.launching import run_request
+from geostudio_dagster.defs.reconciliation import ended_runs
 from geostudio_dagster.defs.resources import InstallationResource
 from geostudio_dagster.errors import Conflict, GeostudioError, LeaseLost, NotFound
 from geostudio_dagster.installation import Installation
@@ -78,20 +79,16 @@ def _launch(
 ) -> dg.RunRequest | None:
     if _is_held(place, wish):
         return None
-    tags = launches.onboarding(wish, 0).tags
-    earlier = runs_of(
-        instance, launches.ONBOARD_JOB, {launches.ONBOARDING_TAG: tags[launches.ONBOARDING_TAG]}
-    )
-    reasons = [why_over(instance, place, run.run_id) for run in earlier]
-    if None in reasons:
+    tag = launches.ONBOARDING_TAG
+    tags = {tag: launches.onboarding(wish, 0).tags[tag]}
+    earlier = ended_runs(instance, place, launches.ONBOARD_JOB, tags)
+    if earlier is None:
         return None
     if len(earlier) >= ATTEMPTS:
-        _give_up(place, wish, f"It was tried {len(earlier)} times; the last time, {reasons[0]}.")
+        _, reason = earlier[0]
+        _give_up(place, wish, f"It was tried {len(earlier)} times; the last time, {reason}.")
         return None
-    launch = launches.onboarding(wish, len(earlier))
-    return dg.RunRequest(
-        run_key=launch.run_key, run_config=dict(launch.run_config), tags=dict(launch.tags)
-    )
+    return run_request(launches.onboarding(wish, len(earlier)))
 
 
 def _is_held(place: Installation, wish: OnboardingRecord) -> bool:

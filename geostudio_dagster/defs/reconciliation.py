@@ -49,6 +49,19 @@ def runs_of(instance: DagsterInstance, job: str, tags: Mapping[str, str]) -> lis
     return list(instance.get_runs(RunsFilter(job_name=job, tags=dict(tags)), limit=25))
 
 
+def ended_runs(
+    instance: DagsterInstance, installation: Installation, job: str, tags: Mapping[str, str]
+) -> list[tuple[DagsterRun, str]] | None:
+    """:func:`runs_of`, each with why it is over; None while one of them lives."""
+    ended = []
+    for run in runs_of(instance, job, tags):
+        reason = why_over(instance, installation, run.run_id)
+        if reason is None:
+            return None
+        ended.append((run, reason))
+    return ended
+
+
 def reconcile(instance: DagsterInstance, installation: Installation) -> list[str]:
     """Make catalog and runs agree; returns one sentence for each thing done.
 
@@ -99,12 +112,13 @@ def _why_over(
     if shard.status == ShardStatus.RUNNING:
         return why_over(instance, installation, shard.run_id or "")
     tags = {SHARD_TAG: shard.key, ATTEMPT_TAG: str(shard.attempt)}
-    runs = runs_of(instance, shard_job.name, tags)
-    if not runs:
-        grace = dt.timedelta(seconds=installation.settings.shards.start_grace_s)
-        return "no run appeared" if now() - (shard.submitted_at or now()) > grace else None
-    reasons = [why_over(instance, installation, run.run_id) for run in runs]
-    return None if None in reasons else reasons[0]
+    runs = ended_runs(instance, installation, shard_job.name, tags)
+    if runs is None:
+        return None
+    if runs:
+        return runs[0][1]
+    grace = dt.timedelta(seconds=installation.settings.shards.start_grace_s)
+    return "no run appeared" if now() - (shard.submitted_at or now()) > grace else None
 
 
 def why_over(instance: DagsterInstance, installation: Installation, run_id: str) -> str | None:
@@ -190,9 +204,8 @@ def _why_publishing_is_over(
     if request.publish_run_id is not None:
         return why_over(instance, installation, request.publish_run_id)
     tags = {REQUEST_TAG: request.id, ATTEMPT_TAG: str(request.publish_attempt)}
-    runs = runs_of(instance, publish_job.name, tags)
-    reasons = [why_over(instance, installation, run.run_id) for run in runs]
-    return reasons[0] if reasons and None not in reasons else None
+    runs = ended_runs(instance, installation, publish_job.name, tags)
+    return runs[0][1] if runs else None
 
 
 def _stop_request(

@@ -9,12 +9,13 @@ import dagster as dg
 
 from geostudio_dagster import inbox
 from geostudio_dagster.defs.jobs import publish_job, shard_job
+from geostudio_dagster.defs.launching import run_request
 from geostudio_dagster.defs.partitions import request_partitions, shard_partitions
-from geostudio_dagster.defs.reconciliation import reconcile, runs_of, why_over
+from geostudio_dagster.defs.reconciliation import ended_runs, reconcile
 from geostudio_dagster.defs.request_assets import plan_request_job
 from geostudio_dagster.defs.resources import InstallationResource
 from geostudio_dagster.pipeline import launches
-from geostudio_dagster.pipeline.launches import REQUEST_TAG, Launch
+from geostudio_dagster.pipeline.launches import REQUEST_TAG
 from geostudio_dagster.pipeline.stage import now
 
 TICK_S = 5  # the daemon's sensor loop runs on a five-second grid
@@ -57,15 +58,16 @@ def request_planner(
     for request in catalog.requests_to_plan(PLANS_A_TICK):
         if launches.is_being_planned(place, request.id):
             continue
-        earlier = runs_of(context.instance, plan_request_job.name, {REQUEST_TAG: request.id})
-        if any(why_over(context.instance, place, run.run_id) is None for run in earlier):
+        earlier = ended_runs(context.instance, place, launches.PLAN_JOB, {REQUEST_TAG: request.id})
+        if earlier is None:
             continue
         if len(earlier) >= PLAN_ATTEMPTS:
+            last, _ = earlier[0]
             catalog.fail_request(
-                request.id, f"Planning broke {len(earlier)} times; see run {earlier[0].run_id}."
+                request.id, f"Planning broke {len(earlier)} times; see run {last.run_id}."
             )
             continue
-        wanted.append(_run_request(launches.planning(request.id, len(earlier))))
+        wanted.append(run_request(launches.planning(request.id, len(earlier))))
     return dg.SensorResult(run_requests=wanted)
 
 
@@ -86,7 +88,7 @@ def shard_dispatcher(
     shards = launches.take_shards(place, SHARDS_A_TICK)
     wanted = [*shards, *map(launches.publishing, requests)]
     return dg.SensorResult(
-        run_requests=[_run_request(launch) for launch in wanted],
+        run_requests=[run_request(launch) for launch in wanted],
         dynamic_partitions_requests=[
             request_partitions.build_add_request(
                 sorted({launch.tags[REQUEST_TAG] for launch in wanted})
@@ -95,16 +97,6 @@ def shard_dispatcher(
         ]
         if wanted
         else [],
-    )
-
-
-def _run_request(launch: Launch) -> dg.RunRequest:
-    return dg.RunRequest(
-        run_key=launch.run_key,
-        job_name=launch.job,
-        partition_key=launch.partition,
-        run_config=dict(launch.run_config),
-        tags=dict(launch.tags),
     )
 
 

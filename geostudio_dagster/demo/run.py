@@ -125,10 +125,11 @@ def _daemon(
     """The daemon for the duration of the demo; none where one is working here already."""
     settings = installation.settings
     home = services.dagster_home(settings, dagster_yaml)
-    with services.sole_daemon(settings) as alone:
-        wanted = [services.daemon(workspace)] if alone else []
-        with services.running(wanted, settings, home) as processes:
-            yield processes
+    with (
+        services.sole_daemon(settings, workspace) as daemon,
+        services.running([daemon] if daemon else [], settings, home) as processes,
+    ):
+        yield processes
 
 
 def _wait(

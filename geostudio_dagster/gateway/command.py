@@ -11,17 +11,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
 from geostudio_dagster.errors import Conflict, InvalidRequest
 from geostudio_dagster.gateway_settings import LOOPBACK
 from geostudio_dagster.settings import Settings
-from geostudio_dagster.terminal import AsJson, err, opened_installation, out, print_json
+from geostudio_dagster.terminal import AsJson, err, listing, opened_installation, out, print_json
 
 if TYPE_CHECKING:
     from geostudio_dagster.catalog import Catalog
 
-keys_app = typer.Typer(help="API keys.", no_args_is_help=True)
+keys_app = typer.Typer(help="Make, list and revoke API keys.", no_args_is_help=True)
 
 _EmailOption = Annotated[str | None, typer.Option("--email", help="Only this user's keys.")]
 
@@ -65,7 +64,7 @@ def keys_list(email: _EmailOption = None, as_json: AsJson = False) -> None:
             fields = ("id", "email", "label", "active", "created_at", "expires_at", "last_used_at")
             print_json([{name: getattr(item, name) for name in fields} for item in records])
             return
-        table = Table("id", "user", "key", "label", "active", "until", "last used", box=None)
+        table = listing("id", "user", "key", "label", "active", "until", "last used")
         for item in records:
             used = f"{item.last_used_at:%Y-%m-%d %H:%M}" if item.last_used_at else "never"
             table.add_row(

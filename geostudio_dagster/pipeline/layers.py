@@ -19,12 +19,12 @@ from geostudio_dagster.pipeline.mosaics import Granule, join_parts
 from geostudio_dagster.pipeline.output_layers import layers_of_processors
 from geostudio_dagster.pipeline.stage import heartbeat, now
 from geostudio_dagster.publish import styles
-from geostudio_dagster.publish.footprint import Bounds
 from geostudio_dagster.publish.geoserver import GeoServer, GranuleFile
 from geostudio_dagster.publish.geoserver_rest import GeoServerError
 from geostudio_dagster.publish.geoserver_vectors import VectorGeoServer
 from geostudio_dagster.publish.layers import union, with_shares
 from geostudio_dagster.publish.sld import style_document
+from geostudio_dagster.raster.footprint import Bounds
 from geostudio_dagster.settings import GeoServerSettings
 
 log = logging.getLogger(__name__)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import rasterio
@@ -12,7 +12,7 @@ import rasterio
 from geostudio_dagster.catalog import ArtifactRecord, TaskRecord
 from geostudio_dagster.installation import Installation
 from geostudio_dagster.pipeline.predicting import COG
-from geostudio_dagster.publish.footprint import geographic_bounds
+from geostudio_dagster.raster.footprint import footprint_of
 from geostudio_dagster.raster.mosaic import merge_parts
 from geostudio_dagster.storage import request_key
 
@@ -63,10 +63,10 @@ def _mosaic(
             target,
             size=parts[0].task.scene_size or (0, 0),
             scratch=folder,
-            tags=_tags(installation, parts[0]),
         )
         with rasterio.open(target) as dataset:
-            bounds = geographic_bounds(dataset)
+            bounds = footprint_of(dataset).bounds
+            shape = (dataset.count, dataset.height, dataset.width)
         stored = installation.storage.commit(target, request_key(request_id, target.name))
     finally:
         installation.storage.discard_scratch(scratch_name, run_id)
@@ -81,6 +81,7 @@ def _mosaic(
         metadata={
             **parts[0].artifact.metadata,
             "bounds": bounds,
+            "shape": shape,
             "made_from": made_from,
         },
     )
@@ -98,17 +99,6 @@ def _window(part: Granule) -> tuple[int, int, int, int]:
     if window is None:
         raise ValueError(f"{part.task.id} is a whole scene among the parts of one")
     return window
-
-
-def _tags(installation: Installation, part: Granule) -> Mapping[str, str]:
-    """The tags that hold for the whole scene: all but the task's own."""
-    with rasterio.open(installation.path_of(part.artifact)) as dataset:
-        tags = dict(dataset.tags())
-    return {
-        key: value
-        for key, value in tags.items()
-        if key.startswith("GEOSTUDIO_") and key != "GEOSTUDIO_TASK"
-    }
 
 
 def _fingerprint(parts: Sequence[Granule]) -> str:

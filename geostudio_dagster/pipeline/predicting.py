@@ -13,7 +13,7 @@ from geostudio_dagster.models.bundle import as_map
 from geostudio_dagster.pipeline.scenes import scene_of
 from geostudio_dagster.pipeline.stage import ProducedFile, StageReport, StepOutput, WorkContext
 from geostudio_dagster.prediction import PredictOptions, predict
-from geostudio_dagster.publish.footprint import geographic_bounds
+from geostudio_dagster.raster.footprint import footprint_of
 from geostudio_dagster.raster.preview import preview_png
 
 COG = "image/tiff; application=geotiff; profile=cloud-optimized"
@@ -48,7 +48,7 @@ def predict_task(task: TaskRecord, context: WorkContext) -> StepOutput:
         cancelled=context.cancelled,
     )
     with rasterio.open(target) as dataset:
-        bounds = geographic_bounds(dataset)
+        bounds = footprint_of(dataset).bounds
     metadata = {"crs": report.crs, "bounds": bounds, "shape": report.shape}
     return StepOutput(
         files=[ProducedFile("prediction", target, target.name, COG, metadata)],

@@ -26,7 +26,7 @@ from geostudio_dagster.pipeline.stage import (
     WorkContext,
     run_stage,
 )
-from geostudio_dagster.publish.footprint import geographic_bounds
+from geostudio_dagster.raster.footprint import footprint_of
 from geostudio_dagster.raster.preview import preview_png
 
 STEP_OF = {Position.BEFORE_POSTPROCESS: EARLY_PROCESSOR, Position.AFTER_POSTPROCESS: PROCESSOR}
@@ -164,7 +164,7 @@ def preview_of(installation: Installation, report: StageReport) -> bytes | None:
 def _place(path: Path) -> dict[str, Any]:
     """Where a raster lies, as layers and the UI need it."""
     with rasterio.open(path) as dataset:
-        return {"bounds": geographic_bounds(dataset), "crs": str(dataset.crs)}
+        return {"bounds": footprint_of(dataset).bounds, "crs": str(dataset.crs)}
 
 
 def _taken(files: Sequence[ProducedFile]) -> list[str]:

@@ -12,8 +12,9 @@ import shapely
 from numpy.typing import NDArray
 from pyproj import Transformer
 from shapely import Polygon
-from shapely.affinity import translate
 from shapely.geometry import box, shape
+
+from geostudio_dagster.raster.footprint import on_the_globe
 
 BBox = tuple[float, float, float, float]
 """West, south, east, north in degrees; west of more than east crosses the date line."""
@@ -69,9 +70,9 @@ def _polygons(document: Mapping[str, Any]) -> Iterator[Polygon]:
         holes = [
             part
             for ring in polygon.interiors
-            for part in _on_the_globe(Polygon(_unrolled(ring.coords)))
+            for part in on_the_globe(Polygon(_unrolled(ring.coords)))
         ]
-        for part in _on_the_globe(shapely.make_valid(outer)):
+        for part in on_the_globe(shapely.make_valid(outer)):
             left = shapely.difference(part, shapely.union_all(holes))
             yield shapely.segmentize(left, _EDGE_DEGREES)
 
@@ -90,15 +91,3 @@ def _unrolled(ring: Iterable[Sequence[float]]) -> list[tuple[float, float]]:
         pole = _POLE if middle > 0 else -_POLE
         unrolled += [(unrolled[-1][0], pole), (unrolled[0][0], pole)]
     return unrolled
-
-
-def _on_the_globe(geometry: shapely.Geometry) -> Iterator[shapely.Geometry]:
-    """The parts within -180 to 180 degrees, each moved there."""
-    west, _, east, _ = geometry.bounds
-    first = int((west + _HALF_TURN) // _TURN)
-    last = int((east + _HALF_TURN) // _TURN)
-    for turn in range(first, last + 1):
-        frame = box(turn * _TURN - _HALF_TURN, -_POLE, turn * _TURN + _HALF_TURN, _POLE)
-        part = shapely.intersection(geometry, frame)
-        if not part.is_empty and part.area > 0:
-            yield translate(part, -turn * _TURN)

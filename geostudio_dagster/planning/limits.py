@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from geostudio_dagster.catalog import Plan
@@ -48,10 +48,12 @@ def check_plan(plan: Plan, settings: Settings) -> None:
     Raises:
         InvalidRequest: with the figure and the limit.
     """
-    _refuse_excess(checks_of_plan(plan, settings))
+    _refuse_excess(_sizes(plan, settings))
+    if settings.limits.max_area_km2 is not None:  # to find it takes long for many scenes
+        _refuse_excess([_area_of(plan, settings)])
 
 
-def _refuse_excess(checks: Iterator[LimitCheck]) -> None:
+def _refuse_excess(checks: Iterable[LimitCheck]) -> None:
     for check in checks:
         if check.exceeded:
             raise check.refusal()
@@ -82,6 +84,11 @@ def checks_of_plan(
     Args:
         area_factor: what to multiply the area by, where the plan is of a sample.
     """
+    yield from _sizes(plan, settings)
+    yield _area_of(plan, settings, area_factor)
+
+
+def _sizes(plan: Plan, settings: Settings) -> Iterator[LimitCheck]:
     tasks = plan.estimate["tasks"]
     yield LimitCheck(
         "tasks",
@@ -100,12 +107,12 @@ def checks_of_plan(
         f"the scenes have {mpx:.2f} Mpx, and {most or 0:.2f} Mpx are allowed",
         "send fewer or smaller scenes a request",
     )
-    yield _area(plan_area_km2(plan) * area_factor, settings, "spatial_domain.urls")
 
 
-def plan_area_km2(plan: Plan) -> float:
+def _area_of(plan: Plan, settings: Settings, factor: float = 1.0) -> LimitCheck:
     """Square kilometres under the scenes of a plan, as far as their place is known."""
-    return area_km2(geometries=[task.footprint for task in plan.tasks if task.footprint])
+    covered = area_km2(geometries=[task.footprint for task in plan.tasks if task.footprint])
+    return _area(covered * factor, settings, "spatial_domain.urls")
 
 
 def _area(square_km: float, settings: Settings, field: str) -> LimitCheck:

@@ -43,7 +43,12 @@ def with_own_files(spec: RequestSpec, catalog: Catalog, owner: str) -> RequestSp
         record = _checked(link, records, owner, f"spatial_domain.urls.{place}")
         if record is not None:
             urls[place] = f"{SHARE}://{record.key.removeprefix('shares/')}"
-    catalog.keep_shares(sorted(records), _KEPT)
+    kept = catalog.keep_shares(sorted(records), _KEPT)
+    for place, link in links.items():
+        if link[3] in records and link[3] not in kept:
+            raise InvalidRequest(
+                f"spatial_domain.urls.{place}", "had expired and was removed", "upload it again"
+            )
     domain = spec.spatial_domain.model_copy(update={"urls": tuple(urls)})
     return spec.model_copy(update={"spatial_domain": domain})
 

@@ -22,21 +22,22 @@ from geostudio_dagster.catalog.states import (
     PREDICTION,
     PROCESSOR,
     PUSH,
+    STEP_ORDER,
 )
-from geostudio_dagster.connectors.header import SceneHeader, window_footprint
+from geostudio_dagster.connectors.header import SceneHeader
 from geostudio_dagster.connectors.url import look
 from geostudio_dagster.errors import InvalidRequest, TaskError
 from geostudio_dagster.models.bundle import BundleManifest, PatchSettings
 from geostudio_dagster.planning.dates import date_in_name
 from geostudio_dagster.planning.grid import cores
 from geostudio_dagster.planning.request import RequestSpec, parse_request
+from geostudio_dagster.raster.footprint import footprint
 from geostudio_dagster.settings import Settings
 
 log = logging.getLogger(__name__)
 
 STEPS = (CONNECTOR, PREDICTION, POSTPROCESS, PUSH)
 _STEP_OF = {Position.BEFORE_POSTPROCESS: EARLY_PROCESSOR, Position.AFTER_POSTPROCESS: PROCESSOR}
-_ORDER = (CONNECTOR, PREDICTION, EARLY_PROCESSOR, POSTPROCESS, PROCESSOR, PUSH)
 
 _LOOKS_AT_ONCE = 16
 _SILENT_LOOKS = 3  # times a host fails to answer before the rest of its scenes is taken unseen
@@ -95,7 +96,7 @@ def make_plan(
 def steps_with(positions: Collection[Position]) -> tuple[str, ...]:
     """The steps of a task, in order, of a request with processors at these positions."""
     steps = {*STEPS, *(_STEP_OF[position] for position in positions)}
-    return tuple(step for step in _ORDER if step in steps)
+    return tuple(step for step in STEP_ORDER if step in steps)
 
 
 def tasks_geojson(plan: Plan) -> bytes:
@@ -175,12 +176,12 @@ def _parts(
         yield whole
         return
     for number, window in enumerate(windows):
-        footprint = window_footprint(header, window) if header.footprint else None
+        place = footprint(header.crs, header.transform, window)
         yield replace(
             whole,
             id=f"{whole.id}_{number}",
             window=window,
-            footprint=footprint,
+            footprint=place.geometry if place else None,
             pixels=window[2] * window[3],
         )
 

@@ -7,9 +7,9 @@ from typing import Any
 from xml.etree import ElementTree as ET
 
 from geostudio_dagster.publish import sld
-from geostudio_dagster.publish.footprint import Bounds
 from geostudio_dagster.publish.geoserver import GeoServer, Publication, abstract_with, digest_of
 from geostudio_dagster.publish.vectors import MEDIA_TYPE
+from geostudio_dagster.raster.footprint import Bounds
 
 _XML = {"Content-Type": "application/xml; charset=UTF-8"}
 _CRS = "EPSG:4326"

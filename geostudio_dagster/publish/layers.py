@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from geostudio_dagster.publish.footprint import Bounds
 from geostudio_dagster.publish.styles import LayerStyle
+from geostudio_dagster.raster.footprint import Bounds
 
 _HALF_TURN = 180.0
 

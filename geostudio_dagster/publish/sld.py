@@ -7,30 +7,12 @@ from collections.abc import Mapping
 from typing import Any
 from xml.etree import ElementTree as ET
 
-from geostudio_dagster.models.bundle import BundleManifest
-from geostudio_dagster.publish import styles
 from geostudio_dagster.publish.styles import LayerStyle
 
 MEDIA_TYPE = "application/vnd.ogc.sld+xml"
 _CHANNELS = ("RedChannel", "GreenChannel", "BlueChannel")
 # Characters that no XML 1.0 document may hold, not even escaped.
 _NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-
-
-def raster_style(
-    manifest: BundleManifest,
-    layer_name: str,
-    *,
-    title: str = "",
-    value_range: tuple[float, float] | None = None,
-) -> str:
-    """SLD of a model's output layer: exact class colours, or a ramp for a regression."""
-    return style_document(styles.prediction_style(manifest, value_range), layer_name, title)
-
-
-def rgb_style(layer_name: str, *, title: str = "") -> str:
-    """SLD of an 8-bit colour picture, shown as it is."""
-    return style_document(styles.rgb_style(), layer_name, title)
 
 
 def style_document(style: LayerStyle, layer_name: str, title: str = "") -> str:
@@ -122,7 +104,8 @@ def _class_colours(symbolizer: ET.Element, classes: list[dict[str, Any]]) -> Non
     # "values" is GeoServer's attribute beside the standard: without it the colours of
     # neighbouring class numbers are interpolated.
     colour_map = ET.SubElement(symbolizer, "ColorMap", {"type": "values"})
-    for item in classes:
+    # In ascending order, without which GeoServer takes no colour map.
+    for item in sorted(classes, key=lambda item: item["value"]):
         _entry(colour_map, item["value"], item["colour"], item["name"], item["opacity"])
 
 

@@ -16,7 +16,7 @@ from rasterio.io import DatasetReader
 
 from geostudio_dagster import __version__
 from geostudio_dagster.models.bundle import BundleManifest
-from geostudio_dagster.publish.footprint import geographic_bounds, geographic_outline
+from geostudio_dagster.raster.footprint import footprint_of
 
 if TYPE_CHECKING:
     from geostudio_dagster.catalog import ArtifactRecord, ModelRecord, RequestRecord, TaskRecord
@@ -73,10 +73,11 @@ def task_item(
     manifest = BundleManifest.model_validate(model.manifest)
     moment, dates, source = _when(request, task, scene)
     with rasterio.open(prediction) as dataset:
+        place = footprint_of(dataset)
         item = pystac.Item(
             id=task.id,
-            geometry=geographic_outline(dataset),
-            bbox=list(geographic_bounds(dataset)),
+            geometry=place.geometry,
+            bbox=list(place.bounds),
             datetime=moment,
             properties={
                 "title": f"{manifest.title or manifest.name}: {task.id}",
@@ -138,11 +139,13 @@ def _tiff_datetime(scene: Path) -> dt.datetime | None:
 
 
 def _projection(dataset: DatasetReader) -> dict[str, Any]:
+    left, bottom, right, top = (float(value) for value in dataset.bounds)
     fields: dict[str, Any] = {
         "proj:code": None,
         "proj:shape": [dataset.height, dataset.width],
         "proj:transform": [float(value) for value in list(dataset.transform)[:6]],
-        "proj:bbox": [float(value) for value in dataset.bounds],
+        # Rows may run northwards: rasterio then gives the northern edge as the bottom.
+        "proj:bbox": [min(left, right), min(bottom, top), max(left, right), max(bottom, top)],
     }
     authority = dataset.crs.to_authority()
     if authority:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from geostudio_dagster.publish.footprint import Bounds
+from geostudio_dagster.raster.footprint import Bounds
 
 if TYPE_CHECKING:
     import geopandas as gpd
@@ -25,6 +25,7 @@ _READABLE = frozenset({".geojson", ".json", ".gpkg", ".fgb"})
 _MOST_FEATURES = 1_000_000  # of one file
 _PACKAGE_IDS = (b"GPKG", b"GP10", b"GP11")
 _PACKAGE_ID_AT = 68
+_FLATGEOBUF = b"fgb\x03fgb"
 _INDEX = re.compile(r'CREATE VIRTUAL TABLE "?[\w-]+"? USING rtree\(')
 _GEOMETRY, _ROW, _TASK = "geom", "fid", "task_id"
 _SHAPE = "geometry"  # what geopandas calls it while features are in memory
@@ -142,11 +143,10 @@ def _features(file: TaskFile) -> gpd.GeoDataFrame:
         log.warning("%s is left out: only GeoJSON, GPKG and FlatGeobuf are shown", file.path.name)
         return nothing
     try:
-        if file.path.suffix.lower() == ".gpkg":
-            _check_package(file.path)
-        layer = str(pyogrio.list_layers(file.path)[0][0])
+        source = _source(file.path)
+        layer = str(pyogrio.list_layers(source)[0][0])
         found = pyogrio.read_dataframe(
-            file.path, layer=layer, force_2d=True, max_features=_MOST_FEATURES
+            source, layer=layer, force_2d=True, max_features=_MOST_FEATURES
         )
         if len(found) == _MOST_FEATURES:
             log.warning("of %s only %d features are taken", file.path.name, _MOST_FEATURES)
@@ -164,6 +164,27 @@ def _features(file: TaskFile) -> gpd.GeoDataFrame:
     kept = found[on_globe].copy()
     kept[_TASK] = file.task_id
     return kept
+
+
+def _source(path: Path) -> str | Path:
+    """The file as GDAL is to be given it, so that no other of its formats may read it.
+
+    GDAL goes by what is in a file, not by its name, and text with ``<OGRVRTDataSource`` in it is
+    an OGR VRT to it, which has it read any other file of this machine.
+
+    Raises:
+        ValueError: the file is not what its name says.
+    """
+    suffix = path.suffix.lower()
+    if suffix in (".geojson", ".json"):
+        return f"GeoJSON:{path}"
+    if suffix == ".gpkg":
+        _check_package(path)
+        return path
+    with path.open("rb") as stream:
+        if stream.read(len(_FLATGEOBUF)) != _FLATGEOBUF:
+            raise ValueError("it is no FlatGeobuf")
+    return path
 
 
 def _check_package(path: Path) -> None:

@@ -16,6 +16,7 @@ import rasterio
 from affine import Affine
 from numpy.typing import NDArray
 from rasterio.enums import ColorInterp, MaskFlags
+from rasterio.env import Env
 from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
@@ -32,6 +33,13 @@ Source = File | Sequence[File]
 
 # A VRT or a driver with side effects must never be opened for a user.
 DRIVER = "GTiff"
+# Nothing beside a scene's file is read (.aux.xml, .msk, .ovr, world files): it could point
+# elsewhere, and would stay behind where the file goes.
+ONLY_THE_FILE = {
+    "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
+    "GDAL_PAM_ENABLED": "NO",
+    "GDAL_GEOREF_SOURCES": "INTERNAL",
+}
 _NAME_TAGS = ("name", "band_name", "bandname", "long_name", "common_name")
 
 
@@ -64,10 +72,11 @@ class Scene:
         self.paths = _paths(source)
         self._stack = ExitStack()
         try:
-            self._files = [self._open(path, decode_threads) for path in self.paths]
-            self._stamps = [_stamp(path) for path in self.paths]
-            self._check_grids()
-            self.channels = self._choose(manifest)
+            with Env(**ONLY_THE_FILE):
+                self._files = [self._open(path, decode_threads) for path in self.paths]
+                self._stamps = [_stamp(path) for path in self.paths]
+                self._check_grids()
+                self.channels = self._choose(manifest)
         except BaseException:
             self._stack.close()
             raise

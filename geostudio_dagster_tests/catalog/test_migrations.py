@@ -141,7 +141,7 @@ def test_other_databases_are_refused(url: str, problem: str) -> None:
     with pytest.raises(InvalidRequest) as refusal:
         Catalog.open(url)
     assert str(refusal.value) == (
-        f"database_url: {problem}; use sqlite:////folder/catalog.db or "
+        f"GEOSTUDIO_DATABASE_URL: {problem}; use sqlite:////folder/catalog.db or "
         "postgresql+psycopg2://user@host/database."
     )
 

@@ -21,8 +21,8 @@ from geostudio_dagster.gateway.app import create_app
 from geostudio_dagster.gateway_settings import GatewaySettings
 from geostudio_dagster.models.bundle import Bundle, BundleManifest
 from geostudio_dagster.publish import styles
-from geostudio_dagster.publish.footprint import geographic_bounds
 from geostudio_dagster.publish.layers import union, with_shares
+from geostudio_dagster.raster.footprint import footprint_of
 from geostudio_dagster.settings import Settings
 from geostudio_dagster.storage import LocalStorage
 from geostudio_dagster_tests.publish.rasters import class_manifest, write_cog
@@ -58,7 +58,7 @@ class World:
         granules = []
         for key in keys:
             with rasterio.open(self.storage.path(key)) as dataset:
-                bounds = geographic_bounds(dataset)
+                bounds = footprint_of(dataset).bounds
             granules.append({"task_id": key.split("/")[1], "key": key, "bounds": list(bounds)})
         around = union(tuple(granule["bounds"]) for granule in granules)
         assert around is not None

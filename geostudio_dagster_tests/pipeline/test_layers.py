@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import rasterio
 from dagster import DagsterInstance
 
 from geostudio_dagster.catalog import ModelRecord
@@ -76,3 +78,26 @@ def test_a_mosaic_belongs_to_its_scene_however_many_others_there_are(
     keys = [granule["key"] for granule in installation.catalog.layers(request)[1].granules]
     assert [key.rpartition("-")[2] for key in keys] == ["scene_0_pred.tif", "scene_1_pred.tif"]
     assert installation.catalog.artifact(request, "mosaic-1") == before
+
+
+def test_a_mosaic_tells_only_what_is_true_of_all_its_parts(
+    installation: Installation, model: ModelRecord, make_scene: MakeScene, driver: Driver
+) -> None:
+    catalog = installation.catalog
+    document = {
+        "model": model.name,
+        "spatial_domain": {"urls": [str(make_scene("s.tif", size=600))]},
+        "task_size": 512,
+    }
+    request = admit(document, catalog, installation.settings, owner="tests").id
+    assert driver.until_over(request) == "COMPLETED"
+    part = catalog.artifact(f"{request}-task_0_0", "prediction")
+    with rasterio.open(installation.path_of(part), "r+", IGNORE_COG_LAYOUT_BREAK="YES") as file:
+        file.update_tags(GEOSTUDIO_DEVICE="cuda:0")  # where this part alone was predicted
+    catalog.put_artifacts([dataclasses.replace(part, sha256="0" * 64)])
+    layers.publish_request(installation, request, "again")
+    mosaic = catalog.artifact(request, "mosaic-0")
+    assert mosaic.metadata["shape"] == [1, 600, 600]
+    with rasterio.open(installation.path_of(mosaic)) as file:
+        assert file.tags()["GEOSTUDIO_MODEL"] == model.name
+        assert not {"GEOSTUDIO_DEVICE", "GEOSTUDIO_TASK"} & file.tags().keys()

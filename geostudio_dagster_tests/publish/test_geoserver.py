@@ -11,6 +11,7 @@ from pydantic import SecretStr
 from geostudio_dagster.publish import sld
 from geostudio_dagster.publish.geoserver import GeoServer, GranuleFile, Publication
 from geostudio_dagster.publish.geoserver_rest import GeoServerError
+from geostudio_dagster.publish.styles import prediction_style
 from geostudio_dagster.settings import GeoServerSettings
 from geostudio_dagster_tests.emulators.geoserver import GeoServerEmulator, serving
 from geostudio_dagster_tests.publish.rasters import class_manifest, halves, write_cog
@@ -52,7 +53,7 @@ def publish(server: GeoServer, files: list[GranuleFile], **changes: Any) -> Publ
     arguments: dict[str, Any] = {
         "title": "Water <June> & more",
         "abstract": "Made by demo-water.",
-        "style": sld.raster_style(class_manifest(), NAME),
+        "style": sld.style_document(prediction_style(class_manifest()), NAME),
         "digest": "a" * 64,
         "granules": files,
     }
@@ -72,7 +73,10 @@ def test_one_granule_becomes_a_styled_and_titled_geotiff_layer(
     assert coverage.title == "Water <June> & more"
     assert coverage.abstract == f"Made by demo-water.\nPublished content: sha256 {'a' * 64}"
     assert workspace.layers[NAME] == ("geofm", NAME)
-    assert workspace.styles[NAME].body == sld.raster_style(class_manifest(), NAME).encode()
+    assert (
+        workspace.styles[NAME].body
+        == sld.style_document(prediction_style(class_manifest()), NAME).encode()
+    )
 
 
 def test_the_second_time_only_reads(
@@ -323,7 +327,7 @@ def test_the_emulator_serves_an_independent_client(
         geo.get_coveragestore("nothing", "studio")
 
     style = tmp_path / "water.sld"
-    style.write_text(sld.raster_style(class_manifest(), "water"), "utf-8")
+    style.write_text(sld.style_document(prediction_style(class_manifest()), "water"), "utf-8")
     assert geo.upload_style(str(style), "water", "studio") == 200
     assert geo.publish_style("water", "water", "studio") == 200
     assert geo.get_layer("water", "studio")["layer"]["defaultStyle"]["name"] == "studio:water"

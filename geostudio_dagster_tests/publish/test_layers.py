@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from geostudio_dagster.publish.footprint import Bounds
 from geostudio_dagster.publish.layers import boxes, union, with_shares
 from geostudio_dagster.publish.styles import prediction_style, rgb_style
+from geostudio_dagster.raster.footprint import Bounds
 from geostudio_dagster_tests.publish.rasters import class_manifest
 
 

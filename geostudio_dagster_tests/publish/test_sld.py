@@ -7,6 +7,7 @@ from xml.etree import ElementTree as ET
 from hypothesis import given
 from hypothesis import strategies as st
 
+from geostudio_dagster.planning.output_styles import ClassStyle
 from geostudio_dagster.publish import sld
 from geostudio_dagster.publish.styles import prediction_style, rgb_style
 from geostudio_dagster_tests.conftest import shared_or_skip
@@ -66,7 +67,7 @@ def entries(root: ET.Element) -> list[dict[str, str]]:
 
 
 def test_classes_keep_their_exact_colours() -> None:
-    root = parsed(sld.raster_style(class_manifest(), "geofm:x-pred", title="Water"))
+    root = parsed(sld.style_document(prediction_style(class_manifest()), "geofm:x-pred", "Water"))
     colour_map = root.find(".//sld:ColorMap", NS)
     assert colour_map is not None
     assert colour_map.get("type") == "values"  # anything else blends neighbouring classes
@@ -79,8 +80,16 @@ def test_classes_keep_their_exact_colours() -> None:
     assert root.findtext(".//sld:UserStyle/sld:Title", namespaces=NS) == "Water"
 
 
+def test_classes_ascend_as_geoserver_wants_them() -> None:
+    wished = {"kind": "classes", "classes": [CLASSES[2], CLASSES[0], CLASSES[1]]}
+    style = ClassStyle.model_validate(wished).model_dump()
+    entries = parsed(sld.style_document(style, "pred")).findall(".//sld:ColorMapEntry", NS)
+    assert [entry.get("quantity") for entry in entries] == ["0", "1", "2"]
+    assert [entry.get("label") for entry in entries] == [item["name"] for item in CLASSES]
+
+
 def test_a_regression_is_a_ramp_in_ascending_order() -> None:
-    root = parsed(sld.raster_style(regression_manifest(), "x"))
+    root = parsed(sld.style_document(prediction_style(regression_manifest()), "x"))
     colour_map = root.find(".//sld:ColorMap", NS)
     assert colour_map is not None
     assert colour_map.get("type") == "ramp"
@@ -90,15 +99,15 @@ def test_a_regression_is_a_ramp_in_ascending_order() -> None:
 
 def test_a_regression_without_a_ramp_gets_one_over_its_values() -> None:
     manifest = regression_manifest(ramp=[])
-    found = entries(parsed(sld.raster_style(manifest, "x", value_range=(-2.0, 6.0))))
+    found = entries(parsed(sld.style_document(prediction_style(manifest, (-2.0, 6.0)), "x")))
     assert (found[0]["quantity"], found[-1]["quantity"]) == ("-2", "6")
     assert (found[0]["color"], found[-1]["color"]) == ("#440154", "#fde725")
-    flat = entries(parsed(sld.raster_style(manifest, "x", value_range=(3.0, 3.0))))
+    flat = entries(parsed(sld.style_document(prediction_style(manifest, (3.0, 3.0)), "x")))
     assert (flat[0]["quantity"], flat[-1]["quantity"]) == ("3", "4")
 
 
 def test_pictures_name_their_channels() -> None:
-    root = parsed(sld.rgb_style("x"))
+    root = parsed(sld.style_document(rgb_style(), "x"))
     channels = [item.text for item in root.iterfind(".//sld:SourceChannelName", NS)]
     assert channels == ["1", "2", "3"]
     assert root.find(".//sld:Normalize", NS) is None
@@ -120,7 +129,7 @@ def test_pictures_name_their_channels() -> None:
 )
 def test_any_name_gives_xml_that_parses_to_it(name: str, title: str) -> None:
     manifest = class_manifest(classes=[{**CLASSES[0], "name": name}, CLASSES[1]])
-    root = parsed(sld.raster_style(manifest, "layer", title=title))
+    root = parsed(sld.style_document(prediction_style(manifest), "layer", title))
     assert entries(root)[0]["label"] == sld.xml_text(name)
     assert len(entries(root)) == 2
 
@@ -136,7 +145,9 @@ def test_the_classes_and_colours_of_a_known_server_are_kept() -> None:
         {"value": 0, "name": "no", "colour": "#808080", "opacity": 0},
         {"value": 1, "name": "Flood", "colour": "#FA4D56"},
     ]
-    ours = parsed(sld.raster_style(class_manifest(classes=classes), layers[1]["uri"]))
+    ours = parsed(
+        sld.style_document(prediction_style(class_manifest(classes=classes)), layers[1]["uri"])
+    )
     wanted = [{**entry, "color": entry["color"].lower()} for entry in entries(reference)]
     assert entries(ours) == wanted
     name = "sld:NamedLayer/sld:Name"

@@ -10,6 +10,7 @@ import numpy as np
 import pystac
 import pytest
 import rasterio
+from affine import Affine
 from pystac.extensions.classification import ClassificationExtension
 from pystac.extensions.projection import ProjectionExtension
 from pystac.validation import set_validator
@@ -243,6 +244,35 @@ def test_a_raster_over_the_pole_has_a_box_up_to_it(tmp_path: Path) -> None:
     assert document["bbox"][0] == -180
     assert document["bbox"][2] == 180
     assert shape(document["geometry"]).is_valid
+
+
+def test_rows_that_run_northwards_change_no_box(tmp_path: Path) -> None:
+    north_up = write_cog(tmp_path / "a.tif", halves(64))
+    with rasterio.open(north_up) as source:
+        profile, pixels, bounds = source.profile, source.read(), list(source.bounds)
+    flipped = tmp_path / "b.tif"
+    profile["transform"] = profile["transform"] @ Affine(1, 0, 0, 0, -1, 64)
+    with rasterio.open(flipped, "w", **profile) as target:
+        target.write(pixels[:, ::-1])
+    one, other = (
+        check(make(tmp_path, prediction=north_up)),
+        check(make(tmp_path, prediction=flipped)),
+    )
+    assert other["properties"]["proj:bbox"] == one["properties"]["proj:bbox"] == bounds
+    assert other["bbox"] == one["bbox"]
+    assert shape(other["geometry"]).equals(shape(one["geometry"]))
+    assert shape(other["geometry"]).exterior.is_ccw
+
+
+def test_longitudes_beyond_180_degrees_are_told_as_geojson_has_them(tmp_path: Path) -> None:
+    prediction = write_cog(
+        tmp_path / "p.tif", halves(64), crs="EPSG:4326", origin=(170.0, 10.0), resolution=0.3125
+    )
+    document = check(make(tmp_path, prediction=prediction))
+    assert document["bbox"] == [170, -10, -170, 10]
+    assert document["properties"]["proj:bbox"] == [170, -10, 190, 10]
+    parts = shape(document["geometry"]).geoms
+    assert sorted(part.bounds for part in parts) == [(-180, -10, -170, 10), (170, -10, 180, 10)]
 
 
 def test_a_crs_without_a_code_is_given_in_full(tmp_path: Path) -> None:

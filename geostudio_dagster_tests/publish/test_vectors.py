@@ -67,6 +67,32 @@ def test_files_of_all_formats_are_one_table_in_degrees(tmp_path: Path) -> None:
     assert list(joined["geom_2"].fillna("")) == ["[1]", "", ""]
 
 
+def test_a_file_is_read_as_what_its_name_says_and_by_nothing_else(tmp_path: Path) -> None:
+    """GDAL takes any text with <OGRVRTDataSource in it for a list of other files to read."""
+    secret = tmp_path / "secret.csv"
+    secret.write_text("x,y,password\n1,2,hunter2\n")
+    virtual = (
+        f"<OGRVRTDataSource><OGRVRTLayer name='secret'><SrcDataSource>{secret}</SrcDataSource>"
+        "<GeometryType>wkbPoint</GeometryType><LayerSRS>EPSG:4326</LayerSRS><GeometryField"
+        " encoding='PointFromColumns' x='x' y='y'/></OGRVRTLayer></OGRVRTDataSource>"
+    )
+    contents = {
+        "plain.geojson": virtual,
+        "plain.fgb": virtual,
+        "both.geojson": json.dumps({"type": "FeatureCollection", "is": virtual, "features": []}),
+        "both.json": json.dumps({"type": "FeatureCollection", "is": virtual, "features": []}),
+    }
+    for name, text in contents.items():
+        (tmp_path / name).write_text(text)
+    honest = geojson(tmp_path / "honest.geojson", (Point(5, 6), {"is": virtual}))
+    found = [TaskFile(name, tmp_path / name) for name in (*contents, honest.name)]
+    target = tmp_path / "joined.gpkg"
+    assert join_features(found, target, "features") == (None, None, None, None, (5, 6, 5, 6))
+    joined = pyogrio.read_dataframe(target)
+    assert list(joined.columns) == ["task_id", "is", "geometry"]
+    assert list(joined["task_id"]) == ["honest.geojson"]
+
+
 def test_a_package_with_a_view_is_left_out(tmp_path: Path) -> None:
     harmless, clever = tmp_path / "a.gpkg", tmp_path / "b.gpkg"
     frame = gpd.GeoDataFrame({"x": [1]}, geometry=[Point(1, 2)], crs=4326)

@@ -81,6 +81,22 @@ def test_a_mask_band_counts(tmp_path: Path) -> None:
     np.testing.assert_array_equal(valid_pixels(path, manifest("a", "b")), mask > 0)
 
 
+def test_what_lies_beside_a_scene_changes_nothing_of_it(tmp_path: Path) -> None:
+    path = write_raster(tmp_path / "s.tif", PIXELS, block=16)
+    with Scene(path, manifest("a", "b")) as scene:
+        alone = (scene.transform, scene.crs, scene.channels)
+    Path(f"{path}.aux.xml").write_text(
+        "<PAMDataset><GeoTransform>0,10,0,0,0,-10</GeoTransform><SRS>EPSG:3035</SRS>"
+        '<PAMRasterBand band="1"><NoDataValue>1</NoDataValue></PAMRasterBand></PAMDataset>'
+    )
+    path.with_suffix(".tfw").write_text("7\n0\n0\n-7\n1\n2\n")
+    mask = write_raster(tmp_path / "mask.tif", np.zeros((1, 8, 8), np.uint8), block=16)
+    mask.rename(f"{path}.msk")
+    with Scene(path, manifest("a", "b")) as scene:
+        assert (scene.transform, scene.crs, scene.channels) == alone
+    assert valid_pixels(path, manifest("a", "b")).all()
+
+
 @pytest.mark.parametrize("nodata", [None, 7])
 def test_an_alpha_band_is_a_mask_and_no_input(tmp_path: Path, nodata: int | None) -> None:
     pixels = PIXELS.copy()
