@@ -6,6 +6,7 @@ import datetime as dt
 import json
 import re
 from collections import Counter
+from collections.abc import Sequence
 from typing import Annotated, Any, Self
 from uuid import UUID
 
@@ -165,14 +166,30 @@ class RequestSpec(_Strict):
     @classmethod
     def _dates(cls, values: tuple[str, ...]) -> tuple[str, ...]:
         for value in values:
-            first, _, last = value.partition("_")
-            if not _is_date(first) or ("_" in value and not _is_date(last)):
-                raise ValueError(
-                    f"{value!r} is not a date like 2024-06-30 or 2024-06-01_2024-06-30"
-                )
-            if last and first > last:
-                raise ValueError(f"{value!r} ends before it begins")
+            _check_date(value)
         return values
+
+
+def check_dates(values: Sequence[str]) -> None:
+    """Check days and periods, as ``temporal_domain`` has them.
+
+    Raises:
+        InvalidRequest: one is neither.
+    """
+    for number, value in enumerate(values):
+        try:
+            _check_date(value)
+        except ValueError as error:
+            field = f"temporal_domain.{number}"
+            raise InvalidRequest(field, str(error), "correct the value") from error
+
+
+def _check_date(value: str) -> None:
+    first, _, last = value.partition("_")
+    if not _is_date(first) or ("_" in value and not _is_date(last)):
+        raise ValueError(f"{value!r} is not a date like 2024-06-30 or 2024-06-01_2024-06-30")
+    if last and first > last:
+        raise ValueError(f"{value!r} ends before it begins")
 
 
 def _is_date(text: str) -> bool:

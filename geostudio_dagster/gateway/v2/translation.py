@@ -14,7 +14,7 @@ from geostudio_dagster.catalog.states import CONNECTOR, POSTPROCESS, PREDICTION,
 from geostudio_dagster.errors import InvalidRequest
 from geostudio_dagster.gateway.v2.inference_schemas import InferenceCreateInput, PipelineStep
 from geostudio_dagster.gateway.v2.pushed_layers import pushed_layers
-from geostudio_dagster.planning.request import MOST_CLIENT_CHARACTERS
+from geostudio_dagster.planning.request import MOST_CLIENT_CHARACTERS, check_dates
 
 # What GEOStudio's models name, and the place of each in a task. Scenes given by address are
 # always fetched, and every model is run by the engine.
@@ -122,6 +122,7 @@ def _dates(wish: InferenceCreateInput) -> tuple[list[str], list[str]]:
     given = list(wish.temporal_domain or [])
     if not wish.spatial_domain.urls:
         return given, []
+    check_dates(given)
     days = [value for value in given if not _PERIOD.match(value)]
     if len(days) == len(given):
         return given, []
