@@ -11,7 +11,15 @@ from fastapi import FastAPI
 from fastapi.staticfiles import StaticFiles
 
 from geostudio_dagster import __version__
-from geostudio_dagster.gateway import documentation, files, health, layers, maps, metrics
+from geostudio_dagster.gateway import (
+    documentation,
+    elsewhere,
+    files,
+    health,
+    layers,
+    maps,
+    metrics,
+)
 from geostudio_dagster.gateway.addresses import Addresses
 from geostudio_dagster.gateway.headers import SecurityHeaders
 from geostudio_dagster.gateway.hosts import TrustedHosts
@@ -53,7 +61,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.metrics, app.state.readiness = metrics.Metrics(), health.Readiness()
     _add_middlewares(app, settings)
     handle_problems(app)
-    for router in (v2.router, health.router, metrics.router, documentation.router):
+    for router in (
+        v2.router,
+        elsewhere.router,
+        health.router,
+        metrics.router,
+        documentation.router,
+    ):
         app.include_router(router)
     for router in (layers.router, maps.router, files.router):
         app.include_router(router, responses=responses(401, 404, 503))

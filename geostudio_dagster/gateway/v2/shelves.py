@@ -23,8 +23,20 @@ _NOT_HERE = (
 )
 
 
-def _shelf(name: str, what: str, missing: str, *, adding: tuple[str, ...]) -> APIRouter:
-    """The routes of one shelf. ``adding``: paths below it that clients post new things to."""
+def _shelf(
+    name: str,
+    what: str,
+    missing: str,
+    *,
+    adding: tuple[str, ...],
+    parts: tuple[tuple[str, str], ...],
+) -> APIRouter:
+    """The routes of one shelf.
+
+    Args:
+        adding: paths below it that clients post new things to.
+        parts: method and path of what an item of it has.
+    """
     shelf = APIRouter(prefix=f"/{name}")
     words = name.replace("-", "_")
 
@@ -60,26 +72,64 @@ def _shelf(name: str, what: str, missing: str, *, adding: tuple[str, ...]) -> AP
             response_model=None,
             responses=responses(404),
         )
+    for method, path in parts:
+        shelf.add_api_route(
+            f"/{{item_id}}/{path}",
+            one,
+            methods=[method],
+            operation_id=f"{method.lower()}_{words}_{path.replace('-', '_')}",
+            response_model=None,
+            responses=responses(404),
+        )
     return shelf
 
 
+_TEMPLATE_PARTS = (
+    ("GET", "template"),
+    ("PUT", "template"),
+    ("PUT", "schema"),
+    ("GET", "test-render"),
+    ("GET", "test-render-user-defined-task"),
+)
+
+
 for _part in (
-    _shelf("datasets", "data sets", "Dataset not found", adding=("/onboard", "/pre-scan")),
-    _shelf("base-models", "base models", "Base model not found", adding=("",)),
-    _shelf("tune-templates", "templates of tunes", "Template not found", adding=("",)),
+    _shelf(
+        "datasets",
+        "data sets",
+        "Dataset not found",
+        adding=("/onboard", "/pre-scan"),
+        parts=(("GET", "sample"),),
+    ),
+    _shelf(
+        "base-models",
+        "base models",
+        "Base model not found",
+        adding=("",),
+        parts=(("PATCH", "model-params"),),
+    ),
+    _shelf(
+        "tune-templates",
+        "templates of tunes",
+        "Template not found",
+        adding=("",),
+        parts=_TEMPLATE_PARTS,
+    ),
 ):
     router.include_router(_part)
 
 
-@router.post(
-    "/submit-tune", operation_id="submit_tune", response_model=None, responses=responses(501)
-)
-@router.post(
-    "/submit-hpo-tune",
-    operation_id="submit_hpo_tune",
-    response_model=None,
-    responses=responses(501),
-)
-def submit_tune() -> None:
+def _training() -> None:
     """Nothing is trained here."""
     raise HTTPException(501, _NOT_HERE.format(what="training jobs"))
+
+
+for _path in ("/submit-tune", "/submit-tune/dry-run", "/submit-hpo-tune"):
+    router.add_api_route(
+        _path,
+        _training,
+        methods=["POST"],
+        operation_id=_path.strip("/").replace("/", "_").replace("-", "_"),
+        response_model=None,
+        responses=responses(501),
+    )

@@ -58,6 +58,11 @@ class DataSourceGetResponse(BaseModel):
     modality_tag: str | None = None
     resolution_m: int | float | None = None
     rgb_bands: list[str] | None = None
+    data_collection: str | None = None
+    cloud_masking: Document | None = None
+    query_template: str | None = None
+    search: Document | None = None
+    request_input_data: Document | None = None
     served: bool
     created_by: str
 
