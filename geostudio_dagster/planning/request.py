@@ -22,6 +22,7 @@ from pydantic import (
 
 from geostudio_dagster.catalog.processor_records import Position
 from geostudio_dagster.errors import InvalidRequest
+from geostudio_dagster.planning.masks import Masking
 from geostudio_dagster.planning.output_styles import Style
 
 _POLE, _DATE_LINE = 90, 180
@@ -141,6 +142,9 @@ class RequestSpec(_Strict):
         description="Layers of what the processors write; every raster is one if left out.",
     )
 
+    masking: Masking | None = Field(
+        default=None, description="Clouds, snow and ice that are masked in the prediction."
+    )
     webhook: Text | None = Field(
         default=None, max_length=2048, description="https address that each status is told to."
     )
@@ -235,6 +239,7 @@ def _fields_beside(place: tuple[int | str, ...]) -> list[str]:
         "spatial_domain": SpatialDomain,
         "processors": ProcessorUse,
         "output_layers": OutputLayer,
+        "masking": Masking,
     }
     return list(inner.get(place[0], RequestSpec).model_fields)
 

@@ -13,7 +13,10 @@ from geostudio_dagster.catalog.processor_records import Position
 from geostudio_dagster.catalog.states import CONNECTOR, POSTPROCESS, PREDICTION, PROCESSOR, PUSH
 from geostudio_dagster.errors import InvalidRequest
 from geostudio_dagster.gateway.v2.inference_schemas import InferenceCreateInput, PipelineStep
+from geostudio_dagster.gateway.v2.masking import masking_of
+from geostudio_dagster.gateway.v2.model_choice import Choice
 from geostudio_dagster.gateway.v2.pushed_layers import pushed_layers
+from geostudio_dagster.gateway.v2.without_effect import without_effect
 from geostudio_dagster.planning.request import MOST_CLIENT_CHARACTERS, check_dates
 
 # What GEOStudio's models name, and the place of each in a task. Scenes given by address are
@@ -53,24 +56,29 @@ _KEPT = (
 _PASSED_ON = ("priority", "shard_size", "task_size", "webhook")
 
 
-def request_document(wish: InferenceCreateInput, model: str) -> tuple[dict[str, Any], list[str]]:
+def request_document(
+    wish: InferenceCreateInput, choice: Choice
+) -> tuple[dict[str, Any], list[str]]:
     """The request in the platform's words, and sentences on what of the wish has no effect.
 
     Args:
-        wish: as it came. model: id of the registered bundle.
+        wish: as it came. choice: the model that is run.
 
     Raises:
-        InvalidRequest: a step or a scene is of a kind that cannot be worked here.
+        InvalidRequest: a step, a scene or a mask is of a kind that cannot be worked here.
     """
     sent = wish.model_dump(mode="json", exclude_unset=True)
     dates, warnings = _dates(wish)
     warnings += _check_steps(wish.pipeline_steps or (), has_processor=_has_processor(wish))
+    warnings += without_effect(sent, runs_tune=choice.runs_tune)
     client = {key: sent[key] for key in _KEPT if sent.get(key) is not None}
     if dates != (wish.temporal_domain or []):
         client["temporal_domain"] = wish.temporal_domain
+    if warnings:
+        client["warnings"] = warnings
     _check_size(client)
     document = {
-        "model": model,
+        "model": choice.model_id,
         "spatial_domain": {
             "urls": [_scene(number, url) for number, url in enumerate(_list(wish, "urls"))],
             "bbox": _list(wish, "bbox"),
@@ -83,6 +91,7 @@ def request_document(wish: InferenceCreateInput, model: str) -> tuple[dict[str, 
         "location": wish.location or "",
         "processors": _processors(wish),
         "output_layers": _output_layers(wish),
+        "masking": masking_of(sent, choice.details),
         "client": client,
         **{key: sent[key] for key in _PASSED_ON if sent.get(key) is not None},
     }

@@ -156,7 +156,7 @@ def test_a_body_that_does_not_come_is_not_waited_for(
         )
         with socket.create_connection((host, int(port))) as raw:
             raw.settimeout(30)
-            raw.sendall(head.encode() + b"{")
+            raw.sendall(head.encode() + b"--x\r\n")
             answer = raw.recv(65536).decode()
     assert answer.startswith("HTTP/1.1 408 ")
     assert "application/problem+json" in answer
