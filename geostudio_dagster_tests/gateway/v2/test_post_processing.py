@@ -50,10 +50,11 @@ def test_a_mask_is_understood_in_all_the_ways_that_clients_write_it(
         {"cloud_masking": "False", "ocean_masking": "False", "snow_ice_masking": None},
         {"cloud_masking": False, "permanent_water_masking": "", "regularization": "none"},
         {"regularization_custom": [], "mask_from_url": {}},
+        None,
     ],
 )
 def test_what_is_switched_off_is_no_wish(
-    inside: Api, ann: httpx.Client, options: dict[str, Any]
+    inside: Api, ann: httpx.Client, options: dict[str, Any] | None
 ) -> None:
     request_id = post(ann, wish(inside, post_processing=options))
     assert inside.installation.catalog.request(request_id).spec["masking"] is None
