@@ -31,6 +31,8 @@ _PLACES: Mapping[str, int] = {
     PROCESSOR: 2,
     "push-to-geoserver": 3,
 }
+# What GEOStudio unpacks or passes on to its GeoServer.
+_NO_SCENES = (".zip", ".gpkg", ".nc", ".shp")
 _ALWAYS = (CONNECTOR, PREDICTION, POSTPROCESS, PUSH)
 _PERIOD = re.compile(r"^\d{4}-\d{2}-\d{2}_\d{4}-\d{2}-\d{2}$")
 PERIOD_WITHOUT_EFFECT = (
@@ -114,16 +116,24 @@ def _list(wish: InferenceCreateInput, name: str) -> list[Any]:
     return list(getattr(wish.spatial_domain, name) or [])
 
 
-def _scene(number: int, url: str | Mapping[str, str]) -> str:
-    if isinstance(url, str):
-        return url
-    if len(url) == 1:
-        return next(iter(url.values()))
-    raise InvalidRequest(
-        f"spatial_domain.urls.{number}",
-        f"names {len(url)} files for one scene ({', '.join(url)}), which cannot be joined here",
-        "put all bands into one GeoTIFF and give its address",
-    )
+def _scene(number: int, given: str | Mapping[str, str]) -> str:
+    field = f"spatial_domain.urls.{number}"
+    files = [given] if isinstance(given, str) else list(given.values())
+    if len(files) != 1:
+        raise InvalidRequest(
+            field,
+            f"names {len(files)} files for one scene ({', '.join(given)}), which cannot be joined "
+            "here",
+            "put all bands into one GeoTIFF and give its address",
+        )
+    path = files[0].partition("?")[0].partition("#")[0].lower()
+    if path.endswith(_NO_SCENES):
+        raise InvalidRequest(
+            field,
+            f"is a .{path.rpartition('.')[2]} file, and scenes are GeoTIFFs here",
+            "give the address of each GeoTIFF itself",
+        )
+    return files[0]
 
 
 def _dates(wish: InferenceCreateInput) -> tuple[list[str], list[str]]:

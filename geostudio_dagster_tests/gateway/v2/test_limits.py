@@ -12,6 +12,7 @@ import pytest
 from geostudio_dagster.catalog import ModelRecord
 from geostudio_dagster.gateway.hosts import TrustedHosts
 from geostudio_dagster.gateway.json_bodies import _STRINGS, _depth
+from geostudio_dagster.gateway.protocol import PatientProtocol
 from geostudio_dagster.gateway_settings import GatewaySettings
 from geostudio_dagster.installation import Installation
 from geostudio_dagster.settings import Settings
@@ -269,6 +270,54 @@ def test_the_description_is_whole(ann: httpx.Client) -> None:
 def test_the_depth_is_counted_outside_of_texts() -> None:
     for text, depth in ((b"[[1],{}]", 2), (b'{"[[[": "]]]"}', 1), (b'"[[[[[', 0), (b"", 0)):
         assert _depth(_STRINGS.sub(b'""', text)) == depth
+
+
+def _answer_to(url: str, *pieces: bytes) -> str:
+    host, port = url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as raw:
+        raw.settimeout(30)
+        for piece in pieces:
+            raw.sendall(piece)
+        answer = b""
+        while part := raw.recv(65536):
+            answer += part
+    return answer.decode()
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        (b"\x00\x01\r\n\r\n", 400),
+        (b"FOO /v2/models HTTP/1.1\r\n\r\n", 400),
+        (b"GET /v2/models HTTP/1.1\r\nHost: 127.0.0.1\r\nX: a\0b\r\n\r\n", 400),
+        (b"POST /v2/models HTTP/1.1\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n{}", 400),
+        (b"POST /v2/models HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\n", 400),
+        (b"GET /health/livez HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n", 200),
+    ],
+)
+def test_what_is_no_http_gets_a_problem_document(api: Api, head: bytes, status: int) -> None:
+    answer = _answer_to(api.url, head)
+    assert answer.startswith(f"HTTP/1.1 {status} ")
+    if status != 200:
+        assert "content-type: application/problem+json" in answer
+        assert json.loads(answer.partition("\r\n\r\n")[2])["status"] == status
+
+
+def test_a_head_that_does_not_end_is_not_waited_for(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(PatientProtocol, "head_s", 0.2)
+    assert _answer_to(api.url, b"GET /health/livez HTTP/1.1\r\n").startswith("HTTP/1.1 408 ")
+    assert _answer_to(api.url) == ""
+    whole = b"GET /health/livez HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+    twice = _answer_to(api.url, whole, b"GET /health")
+    assert twice.startswith("HTTP/1.1 200 ") and "HTTP/1.1 408 " in twice
+
+
+def test_a_head_that_grows_for_ever_is_refused(api: Api) -> None:
+    lines = (b"X-%d: %s\r\n" % (number, b"x" * 60_000) for number in range(17))
+    answer = _answer_to(api.url, b"GET /health/livez HTTP/1.1\r\n", b"".join(lines))
+    assert answer.startswith("HTTP/1.1 431 ")
 
 
 @pytest.mark.parametrize("host", ["evil.example.org", "[::1", "", "127.0.0.1.example.org"])

@@ -162,6 +162,23 @@ def test_a_mask_goes_from_the_scene_to_the_map(
     assert (shown["value"], shown["label"], shown["colour"]) == ([999], "Clouds", "#cccccc")
 
 
+def test_a_split_scene_is_masked_as_a_whole(
+    inside: Api, ann: httpx.Client, make_scene: MakeScene
+) -> None:
+    scene = make_scene("w_2024-05-01.tif", size=600, bands=("B02", "B03", "B04", "B08", "SCL"))
+    codes = np.full((600, 600), 4, np.uint16)
+    codes[300:, 400:] = 8
+    with rasterio.open(scene, "r+") as file:
+        file.write(codes, 5)
+    options = {"cloud_masking": BY_SCL}
+    request_id = post(ann, wish(inside, scene, post_processing=options, task_size=512))
+    with DagsterInstance.ephemeral() as instance:
+        assert Driver(inside.installation, instance).until_over(request_id) == "COMPLETED"
+    with rasterio.open(path_of(inside.installation, request_id, "mosaic-0")) as file:
+        found = file.read(1)
+    assert ((found == 999) == (codes == 8)).all()
+
+
 def test_a_scene_without_the_band_fails_with_its_reason(
     inside: Api, ann: httpx.Client, make_scene: MakeScene
 ) -> None:
