@@ -22,6 +22,7 @@ class PatientProtocol(HttpToolsProtocol):
     """uvicorn's protocol with an end to its patience; what is no HTTP gets a problem document."""
 
     head_s = _HEAD_S
+    largest_head = _LARGEST_HEAD
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Wait for the first call."""
@@ -38,16 +39,17 @@ class PatientProtocol(HttpToolsProtocol):
         """Take a piece, unless the head grows too long."""
         if self._waiting is not None:
             self._taken += len(data)
-            if self._taken > _LARGEST_HEAD:
-                self._refuse(431, f"Headers have at most {_LARGEST_HEAD} bytes together.")
+            if self._taken > self.largest_head:
+                self._refuse(431, f"Headers have at most {self.largest_head} bytes together.")
                 return
         super().data_received(data)
 
     def on_message_begin(self) -> None:
-        """Another call on the same connection began."""
+        """A call began, the first or another one on the same connection."""
         super().on_message_begin()
         if self._waiting is None:
             self._await_head()
+        self._begun = True
 
     def on_headers_complete(self) -> None:
         """The head is there."""
@@ -59,7 +61,7 @@ class PatientProtocol(HttpToolsProtocol):
         self._refuse(400, msg)
 
     def _await_head(self) -> None:
-        self._taken = 0
+        self._taken, self._begun = 0, False
         self._waiting = self.loop.call_later(self.head_s, self._give_up)
 
     def _head_came(self) -> None:
@@ -68,7 +70,7 @@ class PatientProtocol(HttpToolsProtocol):
         self._waiting = None
 
     def _give_up(self) -> None:
-        if self._taken:
+        if self._begun:
             self._refuse(408, f"The head of the call did not come within {self.head_s:g} seconds.")
         else:
             self.transport.close()
