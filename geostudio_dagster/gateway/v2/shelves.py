@@ -49,10 +49,6 @@ def _shelf(
         """Nothing can be added."""
         raise HTTPException(501, _NOT_HERE.format(what=what))
 
-    def one(item_id: ItemId) -> None:
-        """There is none."""
-        raise NotFound(missing)
-
     for path in adding:
         own = path.strip("/").replace("-", "_") or "create"
         shelf.add_api_route(
@@ -63,25 +59,30 @@ def _shelf(
             response_model=None,
             responses=responses(501),
         )
-    for method in ("GET", "PATCH", "DELETE"):
-        shelf.add_api_route(
-            "/{item_id}",
-            one,
-            methods=[method],
-            operation_id=f"{method.lower()}_{words}_item",
-            response_model=None,
-            responses=responses(404),
-        )
-    for method, path in parts:
-        shelf.add_api_route(
-            f"/{{item_id}}/{path}",
-            one,
-            methods=[method],
-            operation_id=f"{method.lower()}_{words}_{path.replace('-', '_')}",
-            response_model=None,
-            responses=responses(404),
-        )
+    _add_items(shelf, words, missing, parts)
     return shelf
+
+
+def _add_items(
+    shelf: APIRouter, words: str, missing: str, parts: tuple[tuple[str, str], ...]
+) -> None:
+    """The routes of one item of a shelf, of which there is none."""
+
+    def one(item_id: ItemId) -> None:
+        """There is none."""
+        raise NotFound(missing)
+
+    own = [(method, "", "item") for method in ("GET", "PATCH", "DELETE")]
+    below = [(method, f"/{path}", path.replace("-", "_")) for method, path in parts]
+    for method, path, name in [*own, *below]:
+        shelf.add_api_route(
+            f"/{{item_id}}{path}",
+            one,
+            methods=[method],
+            operation_id=f"{method.lower()}_{words}_{name}",
+            response_model=None,
+            responses=responses(404),
+        )
 
 
 _TEMPLATE_PARTS = (
