@@ -44,6 +44,9 @@ class GatewaySettings(BaseModel):
     max_upload_bytes: int = Field(
         default=20 * 1024**3, gt=0, description="Largest file uploaded to a file share."
     )
+    body_timeout_s: float = Field(
+        default=60.0, gt=0, description="Seconds that a body may take; each piece of an upload."
+    )
     max_json_depth: int = Field(default=64, ge=8, le=200, description="Nesting of JSON bodies.")
     link_hours: float = Field(
         default=84.0, gt=0, le=24 * 365, description="Life of signed links to outputs and logs."

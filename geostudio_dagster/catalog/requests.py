@@ -91,11 +91,13 @@ class Requests(Database):
         with self._write() as session:
             if session.get(Model, model_id) is None:
                 raise NotFound(f"There is no model with the id {model_id}.")
-            if _insert_if_new(session, row):
+            new = _insert_if_new(session, row)
+            if new:
                 pin_processors(session, identifier, processors)
                 add_event(session, identifier, "created", now, owner=owner)
             request = lock_request(session, identifier)
-            if request.spec != row["spec"] or request.owner != owner:
+            # PostgreSQL gives large floats back as whole numbers, which compare otherwise.
+            if not new and (request.spec != row["spec"] or request.owner != owner):
                 raise Conflict(
                     f"The id {identifier} belongs to another request; "
                     "leave the id out or choose a new one."

@@ -9,12 +9,20 @@ from urllib.parse import urlsplit
 
 from fastapi import FastAPI
 from fastapi.staticfiles import StaticFiles
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from geostudio_dagster import __version__
-from geostudio_dagster.gateway import documentation, files, health, layers, maps, metrics
+from geostudio_dagster.gateway import (
+    documentation,
+    elsewhere,
+    files,
+    health,
+    layers,
+    maps,
+    metrics,
+)
 from geostudio_dagster.gateway.addresses import Addresses
 from geostudio_dagster.gateway.headers import SecurityHeaders
+from geostudio_dagster.gateway.hosts import TrustedHosts
 from geostudio_dagster.gateway.limits import Limits
 from geostudio_dagster.gateway.place import GatewayPlace
 from geostudio_dagster.gateway.problems import handle_problems, responses
@@ -53,7 +61,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.metrics, app.state.readiness = metrics.Metrics(), health.Readiness()
     _add_middlewares(app, settings)
     handle_problems(app)
-    for router in (v2.router, health.router, metrics.router, documentation.router):
+    for router in (
+        v2.router,
+        elsewhere.router,
+        health.router,
+        metrics.router,
+        documentation.router,
+    ):
         app.include_router(router)
     for router in (layers.router, maps.router, files.router):
         app.include_router(router, responses=responses(401, 404, 503))
@@ -67,8 +81,7 @@ def _add_middlewares(app: FastAPI, settings: Settings) -> None:
     app.add_middleware(metrics.NoteRoute)
     app.add_middleware(Limits, settings=settings.gateway)
     app.add_middleware(Addresses)
-    # A page elsewhere whose name is made to resolve to this machine must read nothing here.
-    app.add_middleware(TrustedHostMiddleware, allowed_hosts=_hosts(settings))
+    app.add_middleware(TrustedHosts, allowed_hosts=_hosts(settings))
     app.add_middleware(SecurityHeaders)
     app.add_middleware(metrics.CountCalls, metrics=app.state.metrics)
 

@@ -111,6 +111,7 @@ def gateway(
             host=host,
             port=port,
             workers=workers,
+            http="geostudio_dagster.gateway.protocol:PatientProtocol",
             log_level="warning",
             # The headers of a proxy are believed only from where the operator says so.
             forwarded_allow_ips=os.environ.get("FORWARDED_ALLOW_IPS", "127.0.0.1"),

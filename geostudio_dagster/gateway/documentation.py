@@ -29,11 +29,12 @@ TAGS = {
     "inference": "Requests: written, planned, followed, stopped, tried again.",
     "tasks": "The pieces of a request, their outputs and logs.",
     "notifications": "What is said about requests, and what happens to them.",
-    "webhooks": "How messages to webhooks are signed.",
+    "webhooks": "What webhooks were told, and how that is signed.",
     "groups": "People who share artifacts.",
     "generic processors": "Users' own Python steps.",
     "layers": "Layers as tiles.",
     "files": "Artifacts for download.",
+    "not here": "Parts of GEOStudio that have no place here; they say where to go instead.",
     "health": "Whether the service works.",
 }
 

@@ -28,10 +28,15 @@ def early_layers(catalog: Catalog, request_id: str) -> list[LayerRecord]:
     done = list(_finished(catalog, request_id))
     manifest = BundleManifest.model_validate(catalog.model(request.model_id).manifest)
     figures = [artifacts["stats"].metadata for artifacts in done if "stats" in artifacts]
-    prediction = styles.prediction_style(manifest, _value_range(figures))
+    masking = request.spec.get("masking")
+    shown = "masked" if masking else "prediction"
+    prediction = styles.masked_style(
+        styles.prediction_style(manifest, _value_range(figures)),
+        masking["kinds"] if masking else (),
+    )
     wanted = (
         ("input_rgb", "Input", "rgb", styles.rgb_style()),
-        ("pred", manifest.title or manifest.name, "prediction", with_shares(prediction, figures)),
+        ("pred", manifest.title or manifest.name, shown, with_shares(prediction, figures)),
     )
     layers = (
         _layer(request_id, name, title, style, [a[role] for a in done if role in a])

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Iterator
+import asyncio
 
-import numpy as np
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from geostudio_dagster.gateway.json_bodies import refused_json
 from geostudio_dagster.gateway.problems import invalid, problem
 from geostudio_dagster.gateway_settings import GatewaySettings
 
@@ -20,11 +19,6 @@ _LONGEST_HEADERS = 64 * 1024
 _WITH_BODY = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 _FORMS = ("multipart/form-data",)
 _UPLOADS = "/v2/file-share/"  # PUT below it streams a file of any kind
-# Possessive, so that no text makes the search slow; an unclosed string reaches to the end.
-_STRINGS = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
-_NO_NUMBER = re.compile(rb"NaN|Infinity")
-_HUGE_NUMBER = re.compile(rb"[eE]\+?0*[1-9]\d{2,}|\d{300,}")
-_SUSPICIOUS = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])")
 
 
 class Limits:
@@ -54,22 +48,33 @@ class Limits:
         headers = Headers(scope=scope)
         upload = scope["method"] == "PUT" and _UPLOADS in scope["path"]
         limit = self._settings.max_upload_bytes if upload else self._settings.max_body_bytes
-        length = headers.get("content-length", "")
-        if length.isdecimal() and int(length) > limit:
-            return _too_large(limit), receive
-        if upload:
-            return None, _counted(receive, limit)
         media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
-        if media_type in _FORMS:
-            return None, _counted(receive, limit)
-        body, ended = await _body(receive, limit)
-        if not ended:
-            return _too_large(limit), receive
+        refused = _refused_body_head(headers, limit)
+        if refused is not None or upload or media_type in _FORMS:
+            return refused, _counted(receive, limit, self._settings.body_timeout_s)
+        try:
+            body = await self._whole(receive, limit)
+        except HTTPException as error:
+            return problem(error.status_code, error.detail), receive
         if body and not (_is_json(media_type) or (not media_type and _has_credentials(headers))):
-            return problem(
-                415, "Send JSON, with the header Content-Type: application/json."
-            ), receive
-        return _refused_json(body, self._settings.max_json_depth), _replayed(body, receive)
+            sentence = "Send JSON, with the header Content-Type: application/json."
+            return problem(415, sentence), receive
+        return refused_json(body, self._settings.max_json_depth), _replayed(body, receive)
+
+    async def _whole(self, receive: Receive, limit: int) -> bytes:
+        """The whole body.
+
+        Raises:
+            HTTPException: 400, the sender went away; 408, it is too slow; 413, it is too large.
+        """
+        patience_s = self._settings.body_timeout_s
+        try:
+            async with asyncio.timeout(patience_s):
+                return await _body(receive, limit)
+        except TimeoutError:
+            raise HTTPException(408, _too_slow_sentence(patience_s)) from None
+        except ClientDisconnect:
+            raise HTTPException(400, "The body ended before all of it was there.") from None
 
 
 def _refused_head(scope: Scope) -> Response | None:
@@ -84,12 +89,22 @@ def _refused_head(scope: Scope) -> Response | None:
     return None
 
 
-def _too_large(limit: int) -> Response:
-    return problem(413, _too_large_sentence(limit))
+def _refused_body_head(headers: Headers, limit: int) -> Response | None:
+    """What the headers tell already."""
+    length = headers.get("content-length", "")
+    if length.isdecimal() and int(length) > limit:
+        return problem(413, _too_large_sentence(limit))
+    if headers.get("content-encoding", "identity").strip().lower() not in ("identity", ""):
+        return problem(415, "Send the body as it is, without Content-Encoding.")
+    return None
 
 
 def _too_large_sentence(limit: int) -> str:
     return f"The body is larger than the {limit} bytes that are allowed."
+
+
+def _too_slow_sentence(patience_s: float) -> str:
+    return f"The body did not come within {patience_s:g} seconds; send it again."
 
 
 def _has_credentials(headers: Headers) -> bool:
@@ -105,27 +120,38 @@ def _is_json(media_type: str) -> bool:
     return kind == "application" and (subtype == "json" or subtype.endswith("+json"))
 
 
-async def _body(receive: Receive, limit: int) -> tuple[bytes, bool]:
-    """The whole body, and whether it ended within ``limit`` bytes."""
+async def _body(receive: Receive, limit: int) -> bytes:
+    """The whole body, if it ends within ``limit`` bytes.
+
+    Raises:
+        HTTPException: 413, it does not.
+        ClientDisconnect: the sender went away; half a body must not be taken for a whole one.
+    """
     parts, size = [], 0
     while True:
         message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
         part = message.get("body", b"")
         size += len(part)
         if size > limit:
-            return b"", False
+            raise HTTPException(413, _too_large_sentence(limit))
         parts.append(part)
         if not message.get("more_body", False):
-            return b"".join(parts), True
+            return b"".join(parts)
 
 
-def _counted(receive: Receive, limit: int) -> Receive:
-    """``receive``, raising 413 as soon as more than ``limit`` bytes came."""
+def _counted(receive: Receive, limit: int, patience_s: float) -> Receive:
+    """``receive``, raising 413 after more than ``limit`` bytes, 408 after so long a silence."""
     size = 0
 
     async def count() -> Message:
         nonlocal size
-        message = await receive()
+        try:
+            async with asyncio.timeout(patience_s):
+                message = await receive()
+        except TimeoutError:
+            raise HTTPException(408, _too_slow_sentence(patience_s)) from None
         size += len(message.get("body", b""))
         if size > limit:
             raise HTTPException(413, _too_large_sentence(limit))
@@ -146,51 +172,3 @@ def _replayed(body: bytes, receive: Receive) -> Receive:
         return {"type": "http.request", "body": body, "more_body": False}
 
     return replay
-
-
-def _refused_json(body: bytes, deepest: int) -> Response | None:
-    bare = _STRINGS.sub(b'""', body)
-    if _depth(bare) > deepest:
-        return invalid(["body"], f"is nested more than {deepest} levels deep", "json_too_deep")
-    if _NO_NUMBER.search(bare):
-        return invalid(["body"], "has NaN or Infinity, which JSON does not know", "json_invalid")
-    if _HUGE_NUMBER.search(bare):
-        return invalid(["body"], "has a number that is too large to be held", "json_invalid")
-    if _SUSPICIOUS.search(body):
-        return _refused_text(body)
-    return None
-
-
-def _depth(bare: bytes) -> int:
-    """How deep arrays and objects are nested."""
-    letters = np.frombuffer(bare, np.uint8)
-    opened = (letters == ord("[")) | (letters == ord("{"))
-    closed = (letters == ord("]")) | (letters == ord("}"))
-    steps = opened.astype(np.int32) - closed
-    return int(steps.cumsum().max(initial=0))
-
-
-def _refused_text(body: bytes) -> Response | None:
-    """Refuses characters that no database takes: NUL and halves of surrogate pairs."""
-    try:
-        document = json.loads(body)
-    except ValueError:
-        return None  # the route says what is wrong with it
-    for place in _odd_texts(document, ()):
-        message = "has a character that cannot be stored (NUL or half a surrogate pair)"
-        return invalid(["body", *place], message, "string_unicode")
-    return None
-
-
-def _odd_texts(value: object, place: tuple[str | int, ...]) -> Iterator[tuple[str | int, ...]]:
-    if isinstance(value, str):
-        if "\0" in value or any("\ud800" <= letter <= "\udfff" for letter in value):
-            yield place
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            shown = key.encode(errors="replace").decode()
-            yield from _odd_texts(key, (*place, shown))
-            yield from _odd_texts(item, (*place, shown))
-    elif isinstance(value, list):
-        for number, item in enumerate(value):
-            yield from _odd_texts(item, (*place, number))

@@ -92,7 +92,7 @@ def paint(
     data = np.ma.getdata(pixels)
     if style["kind"] == "classes":
         table = _class_table(style)
-        colours = table[data[0].astype(np.uint8)]
+        colours = table[np.clip(data[0], 0, len(table) - 1).astype(np.intp)]
         alpha = np.where(valid, colours[..., 3], 0)
         return np.moveaxis(colours[..., :3], -1, 0), alpha.astype(np.uint8)
     if style["kind"] == "ramp":
@@ -142,8 +142,9 @@ def _labelled(style: LayerStyle, value: float) -> dict[str, Any]:
 
 
 def _class_table(style: LayerStyle) -> NDArray[np.uint8]:
-    """Colour and opacity (256, 4) by class value; values that are no class are transparent."""
-    table = np.zeros((256, 4), np.uint8)
+    """Colour and opacity (n, 4) by class value; values that are no class are transparent."""
+    largest = max((item["value"] for item in style["classes"]), default=0)
+    table = np.zeros((max(256, largest + 2), 4), np.uint8)
     for item in style["classes"]:
         table[item["value"]] = (*_rgb(item["colour"]), round(255 * item["opacity"]))
     return table

@@ -134,6 +134,9 @@ def _item(
 ) -> ArtifactRecord:
     request = installation.catalog.request(task.request_id)
     by_name = {artifact.name: artifact for artifact in artifacts}
+    figures = dict(by_name["stats"].metadata)
+    if "masked" in by_name:  # whose figures they are; the item describes the prediction's pixels
+        figures.pop("classes", None)
     item = task_item(
         request,
         task,
@@ -142,7 +145,7 @@ def _item(
         installation.path_of(by_name["prediction"]),
         scene=installation.path_of(by_name["scene"]),
         gateway_url=installation.settings.gateway_url,
-        statistics=by_name["stats"].metadata,
+        statistics=figures,
     )
     stored = installation.storage.commit_bytes(
         item_json(item), task_key(task.request_id, task.id, f"{task.id}.json")

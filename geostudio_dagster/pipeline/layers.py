@@ -142,7 +142,8 @@ def _drafts(installation: Installation, request_id: str, run_id: str) -> Iterato
     manifest = installation.bundle(model).manifest
     tasks = list(catalog.publishable_tasks(request_id))
     pictures = _granules(installation, tasks, "rgb")
-    parts = _granules(installation, tasks, "prediction")
+    masking = request.spec.get("masking")
+    parts = _granules(installation, tasks, "masked" if masking else "prediction")
     predictions = join_parts(installation, request_id, parts, run_id)
     subject = request.spec.get("name") or request_id[:8]
     made_by = f"{model.name}, version {model.version}"
@@ -159,7 +160,7 @@ def _drafts(installation: Installation, request_id: str, run_id: str) -> Iterato
         "pred",
         f"{manifest.title or model.name} · {subject}",
         f"Made by {made_by}.",
-        _style(installation, manifest, tasks),
+        _style(installation, manifest, tasks, masking["kinds"] if masking else ()),
         tuple(predictions),
     )
     for found in layers_of_processors(installation, request, tasks, manifest, run_id):
@@ -186,13 +187,17 @@ def _artifacts(
 
 
 def _style(
-    installation: Installation, manifest: BundleManifest, tasks: Sequence[TaskRecord]
+    installation: Installation,
+    manifest: BundleManifest,
+    tasks: Sequence[TaskRecord],
+    masked: Sequence[str],
 ) -> styles.LayerStyle:
     """The prediction's style: classes with their areas, or a ramp over the values that occur."""
     figures = [artifact.metadata for artifact in _artifacts(installation, tasks, "stats")]
     known = [(f["min"], f["max"]) for f in figures if f.get("min") is not None]
     spread = (min(low for low, _ in known), max(high for _, high in known)) if known else None
-    return with_shares(styles.prediction_style(manifest, spread), figures)
+    style = styles.masked_style(styles.prediction_style(manifest, spread), masked)
+    return with_shares(style, figures)
 
 
 def _publish(installation: Installation, draft: _Draft) -> LayerRecord:

@@ -1,8 +1,10 @@
-"""Stage ``postprocessed``: the input in colour, and statistics of the prediction."""
+"""Stage ``postprocessed``: the input in colour, masks, and statistics of what is shown."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from typing import Any
 
 from geostudio_dagster.catalog import TaskRecord
 from geostudio_dagster.installation import Installation
@@ -10,15 +12,18 @@ from geostudio_dagster.pipeline.predicting import COG
 from geostudio_dagster.pipeline.processing import processed_prediction
 from geostudio_dagster.pipeline.scenes import scene_of
 from geostudio_dagster.pipeline.stage import ProducedFile, StageReport, StepOutput, WorkContext
+from geostudio_dagster.planning.masks import Masking
+from geostudio_dagster.postprocess.masking import write_masked
 from geostudio_dagster.postprocess.quicklook import write_quicklook
 from geostudio_dagster.postprocess.statistics import statistics
 from geostudio_dagster.raster.preview import preview_png
 
 
 def postprocess_task(task: TaskRecord, context: WorkContext) -> StepOutput:
-    """Make ``<task>_rgb.tif`` and ``<task>_stats.json``."""
+    """Make ``<task>_rgb.tif``, ``<task>_stats.json`` and, if wished, ``<task>_pred_masked.tif``."""
     place = context.installation
-    bundle = place.bundle(place.catalog.model(place.catalog.request(task.request_id).model_id))
+    request = place.catalog.request(task.request_id)
+    bundle = place.bundle(place.catalog.model(request.model_id))
     prediction = place.catalog.artifact(task.id, "prediction")
     rgb = context.scratch / f"{task.id}_rgb.tif"
     write_quicklook(
@@ -28,15 +33,37 @@ def postprocess_task(task: TaskRecord, context: WorkContext) -> StepOutput:
         window=task.window,
         scratch=context.scratch,
     )
-    figures = statistics(place.path_of(processed_prediction(place, task)), bundle.manifest)
+    shown = place.path_of(processed_prediction(place, task))
+    masked = _masked(task, context, shown, request.spec.get("masking"))
+    figures = statistics(masked or shown, bundle.manifest)
     stats = context.scratch / f"{task.id}_stats.json"
     stats.write_text(json.dumps(figures, indent=2, sort_keys=True) + "\n", "utf-8")
-    return StepOutput(
-        files=[
-            ProducedFile("rgb", rgb, rgb.name, COG, {"bounds": prediction.metadata["bounds"]}),
-            ProducedFile("stats", stats, stats.name, "application/json", figures),
-        ]
+    files = [
+        ProducedFile("rgb", rgb, rgb.name, COG, {"bounds": prediction.metadata["bounds"]}),
+        ProducedFile("stats", stats, stats.name, "application/json", figures),
+    ]
+    if masked is not None:
+        files.append(ProducedFile("masked", masked, masked.name, COG, prediction.metadata))
+    return StepOutput(files=files)
+
+
+def _masked(
+    task: TaskRecord, context: WorkContext, prediction: Path, masking: dict[str, Any] | None
+) -> Path | None:
+    """The prediction with clouds, snow and ice masked; None where that is not asked for."""
+    if masking is None:
+        return None
+    place = context.installation
+    target = context.scratch / f"{task.id}_pred_masked.tif"
+    write_masked(
+        prediction,
+        place.path_of(scene_of(place, task)),
+        Masking.model_validate(masking),
+        target,
+        scratch=context.scratch,
+        window=task.window,
     )
+    return target
 
 
 def preview_of(installation: Installation, report: StageReport) -> bytes | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import rasterio
@@ -54,7 +55,7 @@ def predict_task(task: TaskRecord, context: WorkContext) -> StepOutput:
         files=[ProducedFile("prediction", target, target.name, COG, metadata)],
         metrics={
             "pixels": report.pixels,
-            "seconds": report.seconds["total"],
+            "seconds": working_seconds(report.seconds, report.workers),
             "stages": report.seconds,
             "patches": report.patches,
             "nodata_fraction": report.nodata_fraction,
@@ -66,6 +67,19 @@ def predict_task(task: TaskRecord, context: WorkContext) -> StepOutput:
             "batch_size": report.batch_size,
         },
     )
+
+
+def working_seconds(stages: Mapping[str, float], workers: int) -> float:
+    """Wall seconds that grow with the pixels, of which estimates of other requests are made.
+
+    What each process does once (imports, loading, calibrating) is left out: over a small scene
+    it takes most of the time, and says nothing of a large one.
+
+    Args:
+        stages: seconds by stage and in total. workers: how many forward passes overlap.
+    """
+    serial = sum(stages.get(name, 0.0) for name in ("stall", "blend", "write", "cog"))
+    return min(stages["total"], serial + stages.get("forward", 0.0) / max(workers, 1))
 
 
 def _cog_problems(path: Path) -> list[str]:

@@ -6,6 +6,7 @@ import datetime as dt
 import json
 import re
 from collections import Counter
+from collections.abc import Sequence
 from typing import Annotated, Any, Self
 from uuid import UUID
 
@@ -21,6 +22,7 @@ from pydantic import (
 
 from geostudio_dagster.catalog.processor_records import Position
 from geostudio_dagster.errors import InvalidRequest
+from geostudio_dagster.planning.masks import Masking
 from geostudio_dagster.planning.output_styles import Style
 
 _POLE, _DATE_LINE = 90, 180
@@ -140,6 +142,9 @@ class RequestSpec(_Strict):
         description="Layers of what the processors write; every raster is one if left out.",
     )
 
+    masking: Masking | None = Field(
+        default=None, description="Clouds, snow and ice that are masked in the prediction."
+    )
     webhook: Text | None = Field(
         default=None, max_length=2048, description="https address that each status is told to."
     )
@@ -165,14 +170,30 @@ class RequestSpec(_Strict):
     @classmethod
     def _dates(cls, values: tuple[str, ...]) -> tuple[str, ...]:
         for value in values:
-            first, _, last = value.partition("_")
-            if not _is_date(first) or ("_" in value and not _is_date(last)):
-                raise ValueError(
-                    f"{value!r} is not a date like 2024-06-30 or 2024-06-01_2024-06-30"
-                )
-            if last and first > last:
-                raise ValueError(f"{value!r} ends before it begins")
+            _check_date(value)
         return values
+
+
+def check_dates(values: Sequence[str]) -> None:
+    """Check days and periods, as ``temporal_domain`` has them.
+
+    Raises:
+        InvalidRequest: one is neither.
+    """
+    for number, value in enumerate(values):
+        try:
+            _check_date(value)
+        except ValueError as error:
+            field = f"temporal_domain.{number}"
+            raise InvalidRequest(field, str(error), "correct the value") from error
+
+
+def _check_date(value: str) -> None:
+    first, _, last = value.partition("_")
+    if not _is_date(first) or ("_" in value and not _is_date(last)):
+        raise ValueError(f"{value!r} is not a date like 2024-06-30 or 2024-06-01_2024-06-30")
+    if last and first > last:
+        raise ValueError(f"{value!r} ends before it begins")
 
 
 def _is_date(text: str) -> bool:
@@ -218,6 +239,7 @@ def _fields_beside(place: tuple[int | str, ...]) -> list[str]:
         "spatial_domain": SpatialDomain,
         "processors": ProcessorUse,
         "output_layers": OutputLayer,
+        "masking": Masking,
     }
     return list(inner.get(place[0], RequestSpec).model_fields)
 

@@ -17,10 +17,11 @@ from rasterio.windows import Window
 
 from geostudio_dagster.errors import TaskError
 from geostudio_dagster.models.bundle import BundleManifest
+from geostudio_dagster.planning.masks import MASKED_CLASSES
 
 _ROWS, _COLUMNS = 512, 2048
 _GDAL_CACHE = 64 * 1024**2  # bytes; by default GDAL would keep a twentieth of the memory
-_VALUES = 256
+_VALUES = 1024  # more than any class has, masked ones too
 _BINS = 4096
 _PERCENTILES = (2, 25, 50, 75, 98)
 _HECTARE = 10_000.0
@@ -130,7 +131,7 @@ def _segmentation(raster: Any, manifest: BundleManifest) -> dict[str, Any]:
         table = table.reshape(window.height, _VALUES)
         counts += table.sum(axis=0)
         square_metres += areas[window.row_off : window.row_off + window.height] @ table
-    names = {item.value: item.name for item in manifest.classes}
+    names = {item.value: item.name for item in manifest.classes} | _masked_names(counts)
     total = int(counts.sum())
     classes = [
         {
@@ -147,6 +148,10 @@ def _segmentation(raster: Any, manifest: BundleManifest) -> dict[str, Any]:
         **_summary(raster, total, float(square_metres.sum()), method, manifest),
         "classes": classes,
     }
+
+
+def _masked_names(counts: NDArray[np.int64]) -> dict[int, str]:
+    return {item.value: item.name for item in MASKED_CLASSES.values() if counts[item.value]}
 
 
 def _summary(

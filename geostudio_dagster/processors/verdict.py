@@ -50,8 +50,9 @@ def judged(ending: Ending, printed: Mapping[str, Any], limits: ScriptLimits) -> 
 def _failure(code: int, errors: str, limits: ScriptLimits) -> tuple[Reason, str]:
     if code == _SIGNALS + signal.SIGXCPU:
         return "cpu", f"used more than {limits.cpu_s:g} s of processor time and was ended"
-    if code > _SIGNALS:
-        return "signal", f"was ended by {_signal(code - _SIGNALS)}"
+    name = _signal(code - _SIGNALS)
+    if name is not None:
+        return "signal", f"was ended by {name}"
     lines = [line for line in errors.splitlines() if line.strip()]
     if lines and _OUT_OF_MEMORY.match(lines[-1]):
         return "memory", f"wanted more than {megabytes(limits.memory_bytes)} of memory"
@@ -62,11 +63,12 @@ def _sentence(clause: str, last: str) -> str:
     return f"The processor {clause}. It said last: {last}" if last else f"The processor {clause}."
 
 
-def _signal(number: int) -> str:
+def _signal(number: int) -> str | None:
+    """The signal's name; None where the number is none, and so a script's own exit code."""
     try:
         return signal.Signals(number).name
     except ValueError:
-        return f"signal {number}"
+        return None
 
 
 def last_words(text: str) -> str:

@@ -33,6 +33,7 @@ CLASSIFICATION = "https://stac-extensions.github.io/classification/v2.0.0/schema
 # Artifact name -> asset key, title, roles.
 _ASSETS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "prediction": ("prediction", "Prediction", ("data",)),
+    "masked": ("masked", "Prediction, with clouds, snow and ice masked", ("data",)),
     "rgb": ("rgb", "Input in colour", ("visual",)),
     "stats": ("stats", "Statistics", ("metadata",)),
     "archive": ("archive", "All files of the task", ("archive",)),

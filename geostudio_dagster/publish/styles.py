@@ -16,9 +16,11 @@ A style is one of::
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from geostudio_dagster.models.bundle import BundleManifest
+from geostudio_dagster.planning.masks import MASKED_CLASSES, NODATA
 
 CLASS_NODATA = 255
 FLOAT_NODATA = -9999.0
@@ -71,6 +73,20 @@ def prediction_style(
         "unit": manifest.unit,
         "stops": stops or ramp_stops(value_range),
     }
+
+
+def masked_style(style: LayerStyle, kinds: Sequence[str]) -> LayerStyle:
+    """The style of a prediction in which these kinds of pixels were masked."""
+    if style["kind"] != "classes":
+        return style
+    masked = [
+        {"value": item.value, "name": item.name, "colour": item.colour, "opacity": 1.0}
+        for kind, item in MASKED_CLASSES.items()
+        if kind in kinds
+    ]
+    if not masked:
+        return style
+    return {**style, "nodata": NODATA, "classes": [*style["classes"], *masked]}
 
 
 def rgb_style(

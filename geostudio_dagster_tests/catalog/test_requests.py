@@ -29,6 +29,13 @@ def test_the_same_request_twice_is_one(drive: Driver) -> None:
     assert len(drive.catalog.events("0b1c")) == 1
 
 
+@pytest.mark.parametrize("number", [1e23, 1e308, 10**40, -1.5e-300])
+def test_a_new_request_is_new_whatever_numbers_it_has(drive: Driver, number: float) -> None:
+    request = drive.pending(client={"number": number})
+    assert float(request.spec["client"]["number"]) == float(number)
+    assert [found.id for found in drive.catalog.requests()] == [request.id]
+
+
 def test_an_id_that_is_taken(drive: Driver) -> None:
     drive.pending("0b1c", urls=["a"])
     sentence = "The id 0b1c belongs to another request; leave the id out or choose a new one."

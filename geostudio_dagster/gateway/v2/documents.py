@@ -127,6 +127,7 @@ def _inference_document(
         "tasks_by_status": {status.value: count for status, count in tasks.items()},
         "estimate": record.estimate,
         "map_url": map_address(place, record.id),
+        **({"warnings": client["warnings"]} if "warnings" in client else {}),
     }
 
 

@@ -60,8 +60,7 @@ def create(
     """Accept a request; it is planned and worked at once. With ``dry_run`` nothing is written."""
     if dry_run:
         return try_dry(wish, caller, place)
-    record, warnings = submit(place, caller, wish)
-    return _answer(place, record, 201, list(warnings))
+    return _answer(place, submit(place, caller, wish), 201)
 
 
 @router.post(
@@ -263,12 +262,8 @@ def layers(inference_id: UUID, request: Request, caller: Caller, place: Place) -
     )
 
 
-def _answer(
-    place: GatewayPlace, record: RequestRecord, code: int = 200, warnings: list[str] | None = None
-) -> JSONResponse:
+def _answer(place: GatewayPlace, record: RequestRecord, code: int = 200) -> JSONResponse:
     document = documents.inference_documents(place, _figures, [record])[0]
-    if warnings:
-        document["warnings"] = warnings
     return JSONResponse(document, status_code=code)
 
 

@@ -284,10 +284,10 @@ class V2PipelineCreate(BaseModel):
     spatial_domain: SpatialDomainOut
     temporal_domain: list[str]
     model_input_data_spec: list[Document] | None
-    data_connector_config: list[Document] | None
-    geoserver_push: list[Document] | None
+    data_connector_config: list[DataSource] | None
+    geoserver_push: list[GeoServerPush] | None
     pipeline_steps: list[Document] | None
-    post_processing: Document | None
+    post_processing: PostProcessing | None
     fine_tuning_id: str | None
     generic_processor: GenericProcessor | None
     maxcc: int | None

@@ -9,7 +9,8 @@ from fastapi import APIRouter, Body, HTTPException, Query
 from pydantic import BaseModel, ConfigDict, Field, StrictBool
 
 from geostudio_dagster.catalog.accounts import KeyRecord
-from geostudio_dagster.errors import Conflict
+from geostudio_dagster.catalog.pages import Paging
+from geostudio_dagster.errors import Conflict, InvalidRequest
 from geostudio_dagster.gateway.paging import Envelope, Page
 from geostudio_dagster.gateway.place import Place
 from geostudio_dagster.gateway.principal import Caller
@@ -17,6 +18,9 @@ from geostudio_dagster.gateway.problems import responses
 from geostudio_dagster.gateway.times import ApiTime
 
 router = APIRouter(prefix="/auth/api-keys", tags=["auth"])
+
+# Fields of the answer, and what they are called in a record.
+_SORTED_BY = {"created_at": "created_at", "expires_on": "expires_at", "label": "label"}
 
 KeyId = Annotated[UUID, Query(description="The key's id.")]
 
@@ -63,8 +67,8 @@ class Key(BaseModel):
 
 @router.get("", operation_id="list_api_keys")
 def list_keys(caller: Caller, place: Place, page: Page) -> Envelope[Key]:
-    """The caller's keys, masked, the newest first."""
-    found = place.catalog.keys(caller.email)
+    """The caller's keys, masked; ``q`` looks into labels."""
+    found = _sorted(place.catalog.keys(caller.email), page)
     shown = found[page.skip : page.skip + page.limit]
     return Envelope[Key].of(len(found), [Key.of(record) for record in shown])
 
@@ -94,3 +98,20 @@ def update_key(apikey_id: KeyId, change: KeyChange, caller: Caller, place: Place
 def delete_key(apikey_id: KeyId, caller: Caller, place: Place) -> None:
     """Revoke a key; in force at once."""
     place.catalog.revoke_key(str(apikey_id), caller.email)
+
+
+def _sorted(records: list[KeyRecord], page: Paging) -> list[KeyRecord]:
+    """Keys whose label has ``q`` in it, in the order of ``sort``."""
+    name = page.sort.removeprefix("-")
+    if name not in _SORTED_BY:
+        known = ", ".join(_SORTED_BY)
+        raise InvalidRequest(
+            "sort", "is not a field that this list is sorted by", f"use one of {known}"
+        )
+    field = _SORTED_BY[name]
+    found = [record for record in records if (page.q or "").lower() in record.label.lower()]
+    return sorted(
+        found,
+        key=lambda record: (getattr(record, field), record.id),
+        reverse=page.sort.startswith("-"),
+    )

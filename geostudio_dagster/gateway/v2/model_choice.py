@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from fastapi import HTTPException
 
@@ -23,12 +25,18 @@ _NOT_USABLE = ("DEPLOY_IN_PROGRESS", "DEPLOY_FAILED", "DEPLOY_ERROR")
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A model that can be run: its bundle's id, and the card that it was asked for by."""
+    """A model that can be run: its bundle's id, and the card that it was asked for by.
+
+    ``details`` is what the card tells beside: bands, layers, what is masked. ``runs_tune`` says
+    whether it is the tune of ``fine_tuning_id``.
+    """
 
     model_id: str
     card_id: str
     internal_name: str
     display_name: str
+    details: Mapping[str, Any]
+    runs_tune: bool
 
 
 def choose_model(catalog: Catalog, viewer: Viewer, wish: InferenceCreateInput) -> Choice:
@@ -39,7 +47,8 @@ def choose_model(catalog: Catalog, viewer: Viewer, wish: InferenceCreateInput) -
         InvalidRequest: none is named.
     """
     card = _card(catalog, viewer, wish)
-    if "sandbox" in card.internal_name and card.model_id is None:
+    runs_tune = "sandbox" in card.internal_name and card.model_id is None
+    if runs_tune:
         model_id = _of_tune(catalog, viewer, wish.fine_tuning_id)
     elif card.status in _NOT_USABLE:
         raise HTTPException(422, _not_usable("Model", card.status))
@@ -47,7 +56,8 @@ def choose_model(catalog: Catalog, viewer: Viewer, wish: InferenceCreateInput) -
         raise HTTPException(422, NOT_DEPLOYED)
     else:
         model_id = card.model_id
-    return Choice(model_id, card.id, card.internal_name, card.display_name)
+        _refuse_other_tune(catalog, viewer, wish.fine_tuning_id, model_id)
+    return Choice(model_id, card.id, card.internal_name, card.display_name, card.details, runs_tune)
 
 
 def _card(catalog: Catalog, viewer: Viewer, wish: InferenceCreateInput) -> CardRecord:
@@ -76,6 +86,24 @@ def _of_tune(catalog: Catalog, viewer: Viewer, tune_id: str | None) -> str:
     if tune.model_id is None:
         raise HTTPException(422, _not_usable("Tune", tune.status))
     return tune.model_id
+
+
+def _refuse_other_tune(
+    catalog: Catalog, viewer: Viewer, tune_id: str | None, model_id: str
+) -> None:
+    """Refuse a tune beside a model that is not made of it: only one of them can be run."""
+    if not tune_id:
+        return
+    try:
+        tune = catalog.tune(viewer, tune_id)
+    except NotFound:
+        return  # a name that is kept; it is told that the model is what runs
+    if tune.model_id != model_id:
+        raise InvalidRequest(
+            "fine_tuning_id",
+            "names a tune that the model which is named beside it is not made of",
+            f"leave out one of them, or name the model {SANDBOX} to run the tune",
+        )
 
 
 def _not_usable(what: str, status: str) -> dict[str, str]:

@@ -13,7 +13,7 @@ from uuid import NAMESPACE_OID, UUID, uuid5
 
 from fastapi import APIRouter, Header, HTTPException, Query
 from fastapi.responses import Response
-from pydantic import AfterValidator, BaseModel, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from geostudio_dagster.catalog import EventRecord, RequestRecord
 from geostudio_dagster.catalog.notifications import NOTIFICATION, NotificationRecord
@@ -80,11 +80,21 @@ class NotificationCreate(BaseModel):
     )
 
 
+class NotificationDetail(BaseModel):
+    """What a message says; senders may add to it."""
+
+    model_config = ConfigDict(extra="allow")
+
+    message: str | None = None
+    error: str | None = None
+    status: str | None = None
+
+
 class NotificationOut(BaseModel):
-    """A message; ``detail`` has at least message, error and status, each a text or null."""
+    """A message."""
 
     id: UUID
-    detail: dict[str, Any]
+    detail: NotificationDetail
     source: str
     detail_type: str
     timestamp: ApiTime
@@ -165,7 +175,7 @@ def _out(item: NotificationRecord | EventRecord, event_id: str) -> NotificationO
     if isinstance(item, NotificationRecord):
         return NotificationOut(
             id=UUID(item.id),
-            detail=_detail(item.detail),
+            detail=NotificationDetail.model_validate(_detail(item.detail)),
             source=item.source,
             detail_type=item.detail_type,
             timestamp=item.timestamp,
@@ -174,7 +184,7 @@ def _out(item: NotificationRecord | EventRecord, event_id: str) -> NotificationO
     kind, detail = _worded(item)
     return NotificationOut(
         id=uuid5(NAMESPACE_OID, f"{event_id} {item.id}"),
-        detail=detail,
+        detail=NotificationDetail.model_validate(detail),
         source=SOURCE,
         detail_type=kind,
         timestamp=item.at,

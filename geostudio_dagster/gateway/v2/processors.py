@@ -14,6 +14,7 @@ from pydantic import BaseModel
 
 from geostudio_dagster.catalog import ProcessorRecord, Viewer
 from geostudio_dagster.errors import NotFound
+from geostudio_dagster.gateway.json_bodies import refused_json
 from geostudio_dagster.gateway.paging import Envelope, Page
 from geostudio_dagster.gateway.place import GatewayPlace, Place
 from geostudio_dagster.gateway.principal import Caller
@@ -35,6 +36,7 @@ NONE = "Generic Processor component not found"
 NO_FILE = "Generic Processor component file path not found"
 LINK_LIFE = timedelta(seconds=28_800)
 _TOO_LARGE, _UNPROCESSABLE = 413, 422
+_METADATA = ("body", "generic_processor_metadata")
 
 
 class GenericProcessor(BaseModel):
@@ -123,7 +125,11 @@ def create_processor(
     ] = None,
 ) -> GenericProcessor | Response:
     """Register a script; a name that is there gets a new version, the same again does not."""
-    document = _metadata(generic_processor_metadata, generic_processor)
+    told = _metadata(generic_processor_metadata, generic_processor)
+    refused = refused_json(told.encode(), place.settings.gateway.max_json_depth, _METADATA)
+    if refused is not None:
+        return refused
+    document = _understood(told)
     largest = place.settings.processors.max_script_bytes
     content = generic_processor_file.file.read(largest + 1)
     try:
@@ -253,14 +259,18 @@ def download_processor(
     return Response(content, media_type="text/x-python; charset=utf-8", headers=headers)
 
 
-def _metadata(*fields: str | None) -> object:
+def _metadata(*fields: str | None) -> str:
     text = next((field for field in fields if field is not None), None)
     if text is None:
-        place = ("body", "generic_processor_metadata")
-        raise RequestValidationError([{"type": "missing", "loc": place, "msg": "Field required"}])
+        missing = {"type": "missing", "loc": _METADATA, "msg": "Field required"}
+        raise RequestValidationError([missing])
+    return text
+
+
+def _understood(text: str) -> object:
     try:
         return json.loads(text)
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise HTTPException(422, str(error)) from error
 
 

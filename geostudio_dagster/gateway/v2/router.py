@@ -20,6 +20,7 @@ from geostudio_dagster.gateway.v2 import (
     sources,
     tasks,
     tunes,
+    tunes_and_models,
     webhooks,
 )
 
@@ -36,6 +37,7 @@ _MODULES = (
     processors,
     models,
     tunes,
+    tunes_and_models,
     sources,
     shelves,
 )

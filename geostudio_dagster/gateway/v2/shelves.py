@@ -23,8 +23,20 @@ _NOT_HERE = (
 )
 
 
-def _shelf(name: str, what: str, missing: str, *, adding: tuple[str, ...]) -> APIRouter:
-    """The routes of one shelf. ``adding``: paths below it that clients post new things to."""
+def _shelf(
+    name: str,
+    what: str,
+    missing: str,
+    *,
+    adding: tuple[str, ...],
+    parts: tuple[tuple[str, str], ...],
+) -> APIRouter:
+    """The routes of one shelf.
+
+    Args:
+        adding: paths below it that clients post new things to.
+        parts: method and path of what an item of it has.
+    """
     shelf = APIRouter(prefix=f"/{name}")
     words = name.replace("-", "_")
 
@@ -37,10 +49,6 @@ def _shelf(name: str, what: str, missing: str, *, adding: tuple[str, ...]) -> AP
         """Nothing can be added."""
         raise HTTPException(501, _NOT_HERE.format(what=what))
 
-    def one(item_id: ItemId) -> None:
-        """There is none."""
-        raise NotFound(missing)
-
     for path in adding:
         own = path.strip("/").replace("-", "_") or "create"
         shelf.add_api_route(
@@ -51,35 +59,78 @@ def _shelf(name: str, what: str, missing: str, *, adding: tuple[str, ...]) -> AP
             response_model=None,
             responses=responses(501),
         )
-    for method in ("GET", "PATCH", "DELETE"):
-        shelf.add_api_route(
-            "/{item_id}",
-            one,
-            methods=[method],
-            operation_id=f"{method.lower()}_{words}_item",
-            response_model=None,
-            responses=responses(404),
-        )
+    _add_items(shelf, words, missing, parts)
     return shelf
 
 
+def _add_items(
+    shelf: APIRouter, words: str, missing: str, parts: tuple[tuple[str, str], ...]
+) -> None:
+    """The routes of one item of a shelf, of which there is none."""
+
+    def one(item_id: ItemId) -> None:
+        """There is none."""
+        raise NotFound(missing)
+
+    own = [(method, "", "item") for method in ("GET", "PATCH", "DELETE")]
+    below = [(method, f"/{path}", path.replace("-", "_")) for method, path in parts]
+    for method, path, name in [*own, *below]:
+        shelf.add_api_route(
+            f"/{{item_id}}{path}",
+            one,
+            methods=[method],
+            operation_id=f"{method.lower()}_{words}_{name}",
+            response_model=None,
+            responses=responses(404),
+        )
+
+
+_TEMPLATE_PARTS = (
+    ("GET", "template"),
+    ("PUT", "template"),
+    ("PUT", "schema"),
+    ("GET", "test-render"),
+    ("GET", "test-render-user-defined-task"),
+)
+
+
 for _part in (
-    _shelf("datasets", "data sets", "Dataset not found", adding=("/onboard", "/pre-scan")),
-    _shelf("base-models", "base models", "Base model not found", adding=("",)),
-    _shelf("tune-templates", "templates of tunes", "Template not found", adding=("",)),
+    _shelf(
+        "datasets",
+        "data sets",
+        "Dataset not found",
+        adding=("/onboard", "/pre-scan"),
+        parts=(("GET", "sample"),),
+    ),
+    _shelf(
+        "base-models",
+        "base models",
+        "Base model not found",
+        adding=("",),
+        parts=(("PATCH", "model-params"),),
+    ),
+    _shelf(
+        "tune-templates",
+        "templates of tunes",
+        "Template not found",
+        adding=("",),
+        parts=_TEMPLATE_PARTS,
+    ),
 ):
     router.include_router(_part)
 
 
-@router.post(
-    "/submit-tune", operation_id="submit_tune", response_model=None, responses=responses(501)
-)
-@router.post(
-    "/submit-hpo-tune",
-    operation_id="submit_hpo_tune",
-    response_model=None,
-    responses=responses(501),
-)
-def submit_tune() -> None:
+def _training() -> None:
     """Nothing is trained here."""
     raise HTTPException(501, _NOT_HERE.format(what="training jobs"))
+
+
+for _path in ("/submit-tune", "/submit-tune/dry-run", "/submit-hpo-tune"):
+    router.add_api_route(
+        _path,
+        _training,
+        methods=["POST"],
+        operation_id=_path.strip("/").replace("/", "_").replace("-", "_"),
+        response_model=None,
+        responses=responses(501),
+    )

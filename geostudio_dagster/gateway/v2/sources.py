@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 from uuid import UUID
 
+import shapely
 from fastapi import APIRouter, HTTPException, Path, Query
 from pydantic import BaseModel, ConfigDict, Field, field_validator
+from shapely.errors import ShapelyError
 
 from geostudio_dagster.catalog.card_records import SourceRecord
 from geostudio_dagster.connectors.collections import COLLECTIONS, SERVED
@@ -56,6 +58,11 @@ class DataSourceGetResponse(BaseModel):
     modality_tag: str | None = None
     resolution_m: int | float | None = None
     rgb_bands: list[str] | None = None
+    data_collection: str | None = None
+    cloud_masking: Document | None = None
+    query_template: str | None = None
+    search: Document | None = None
+    request_input_data: Document | None = None
     served: bool
     created_by: str
 
@@ -85,6 +92,13 @@ class DataAdvisorRequestSchema(BaseModel):
         for text in dates:
             _check_period(text)
         return dates
+
+    @field_validator("area_polygon")
+    @classmethod
+    def _an_area(cls, text: str | None) -> str | None:
+        if text:
+            _check_area(text)
+        return text
 
     @field_validator("bbox")
     @classmethod
@@ -197,6 +211,17 @@ def _check_period(text: str) -> None:
     written = all(len(part) == len("YYYY-MM-DD") for part in text.split("_"))
     if not written or len(days) not in (1, 2) or days != sorted(days):
         raise ValueError(f"{text[:40]!r} is neither a date nor a period (YYYY-MM-DD_YYYY-MM-DD)")
+
+
+def _check_area(text: str) -> None:
+    """Check a polygon, as WKT or as GeoJSON."""
+    read = shapely.from_geojson if text.lstrip().startswith("{") else shapely.from_wkt
+    try:
+        geometry = read(text)
+    except (ShapelyError, ValueError) as error:
+        raise ValueError("is neither WKT nor a GeoJSON geometry") from error
+    if geometry.geom_type not in ("Polygon", "MultiPolygon") or geometry.is_empty:
+        raise ValueError(f"is a {geometry.geom_type}, not a polygon")
 
 
 def _collections(place: GatewayPlace, caller: Principal, connector: str) -> list[str]:

@@ -49,7 +49,7 @@ def understand(
     """
     choice = choose_model(place.catalog, caller.viewer, wish)
     _check_processor(place, caller, wish.generic_processor_id)
-    document, warnings = request_document(wish, choice.model_id)
+    document, warnings = request_document(wish, choice)
     checked = check_request(
         parse_request(document),
         place.catalog,
@@ -61,10 +61,8 @@ def understand(
     return Wish(checked, choice, tuple(warnings))
 
 
-def submit(
-    place: GatewayPlace, caller: Principal, wish: InferenceCreateInput
-) -> tuple[RequestRecord, tuple[str, ...]]:
-    """Write a request and have it worked; also sentences on what of it has no effect.
+def submit(place: GatewayPlace, caller: Principal, wish: InferenceCreateInput) -> RequestRecord:
+    """Write a request and have it worked.
 
     Raises:
         HTTPException: as for :func:`understand`; 429, too many requests are under way.
@@ -84,7 +82,7 @@ def submit(
         card_id=understood.choice.card_id,
     )
     place.launcher.submitted(record.id)
-    return record, understood.warnings
+    return record
 
 
 def _check_processor(place: GatewayPlace, caller: Principal, processor_id: UUID | None) -> None:

@@ -13,8 +13,11 @@ from geostudio_dagster.catalog.processor_records import Position
 from geostudio_dagster.catalog.states import CONNECTOR, POSTPROCESS, PREDICTION, PROCESSOR, PUSH
 from geostudio_dagster.errors import InvalidRequest
 from geostudio_dagster.gateway.v2.inference_schemas import InferenceCreateInput, PipelineStep
+from geostudio_dagster.gateway.v2.masking import masking_of
+from geostudio_dagster.gateway.v2.model_choice import Choice
 from geostudio_dagster.gateway.v2.pushed_layers import pushed_layers
-from geostudio_dagster.planning.request import MOST_CLIENT_CHARACTERS
+from geostudio_dagster.gateway.v2.without_effect import without_effect
+from geostudio_dagster.planning.request import MOST_CLIENT_CHARACTERS, check_dates
 
 # What GEOStudio's models name, and the place of each in a task. Scenes given by address are
 # always fetched, and every model is run by the engine.
@@ -28,6 +31,8 @@ _PLACES: Mapping[str, int] = {
     PROCESSOR: 2,
     "push-to-geoserver": 3,
 }
+# What GEOStudio unpacks or passes on to its GeoServer.
+_NO_SCENES = (".zip", ".gpkg", ".nc", ".shp")
 _ALWAYS = (CONNECTOR, PREDICTION, POSTPROCESS, PUSH)
 _PERIOD = re.compile(r"^\d{4}-\d{2}-\d{2}_\d{4}-\d{2}-\d{2}$")
 PERIOD_WITHOUT_EFFECT = (
@@ -53,24 +58,29 @@ _KEPT = (
 _PASSED_ON = ("priority", "shard_size", "task_size", "webhook")
 
 
-def request_document(wish: InferenceCreateInput, model: str) -> tuple[dict[str, Any], list[str]]:
+def request_document(
+    wish: InferenceCreateInput, choice: Choice
+) -> tuple[dict[str, Any], list[str]]:
     """The request in the platform's words, and sentences on what of the wish has no effect.
 
     Args:
-        wish: as it came. model: id of the registered bundle.
+        wish: as it came. choice: the model that is run.
 
     Raises:
-        InvalidRequest: a step or a scene is of a kind that cannot be worked here.
+        InvalidRequest: a step, a scene or a mask is of a kind that cannot be worked here.
     """
     sent = wish.model_dump(mode="json", exclude_unset=True)
     dates, warnings = _dates(wish)
     warnings += _check_steps(wish.pipeline_steps or (), has_processor=_has_processor(wish))
+    warnings += without_effect(sent, runs_tune=choice.runs_tune)
     client = {key: sent[key] for key in _KEPT if sent.get(key) is not None}
     if dates != (wish.temporal_domain or []):
         client["temporal_domain"] = wish.temporal_domain
+    if warnings:
+        client["warnings"] = warnings
     _check_size(client)
     document = {
-        "model": model,
+        "model": choice.model_id,
         "spatial_domain": {
             "urls": [_scene(number, url) for number, url in enumerate(_list(wish, "urls"))],
             "bbox": _list(wish, "bbox"),
@@ -83,6 +93,7 @@ def request_document(wish: InferenceCreateInput, model: str) -> tuple[dict[str, 
         "location": wish.location or "",
         "processors": _processors(wish),
         "output_layers": _output_layers(wish),
+        "masking": masking_of(sent, choice.details),
         "client": client,
         **{key: sent[key] for key in _PASSED_ON if sent.get(key) is not None},
     }
@@ -105,16 +116,24 @@ def _list(wish: InferenceCreateInput, name: str) -> list[Any]:
     return list(getattr(wish.spatial_domain, name) or [])
 
 
-def _scene(number: int, url: str | Mapping[str, str]) -> str:
-    if isinstance(url, str):
-        return url
-    if len(url) == 1:
-        return next(iter(url.values()))
-    raise InvalidRequest(
-        f"spatial_domain.urls.{number}",
-        f"names {len(url)} files for one scene ({', '.join(url)}), which cannot be joined here",
-        "put all bands into one GeoTIFF and give its address",
-    )
+def _scene(number: int, given: str | Mapping[str, str]) -> str:
+    field = f"spatial_domain.urls.{number}"
+    files = [given] if isinstance(given, str) else list(given.values())
+    if len(files) != 1:
+        raise InvalidRequest(
+            field,
+            f"names {len(files)} files for one scene ({', '.join(given)}), which cannot be joined "
+            "here",
+            "put all bands into one GeoTIFF and give its address",
+        )
+    path = files[0].partition("?")[0].partition("#")[0].lower()
+    if path.endswith(_NO_SCENES):
+        raise InvalidRequest(
+            field,
+            f"is a .{path.rpartition('.')[2]} file, and scenes are GeoTIFFs here",
+            "give the address of each GeoTIFF itself",
+        )
+    return files[0]
 
 
 def _dates(wish: InferenceCreateInput) -> tuple[list[str], list[str]]:
@@ -122,6 +141,7 @@ def _dates(wish: InferenceCreateInput) -> tuple[list[str], list[str]]:
     given = list(wish.temporal_domain or [])
     if not wish.spatial_domain.urls:
         return given, []
+    check_dates(given)
     days = [value for value in given if not _PERIOD.match(value)]
     if len(days) == len(given):
         return given, []

@@ -147,12 +147,21 @@ class TuneDownloadOut(BaseModel):
     expires_at: ApiTime
 
 
+class MlflowRun(BaseModel):
+    """What was measured in one training."""
+
+    name: str
+    status: str
+    epochs: str
+    metrics: list[Document]
+
+
 class TunedModelMlflowMetrics(BaseModel):
     """What was measured in training; nothing, for tunes are not trained here."""
 
     id: str
     status: str
-    runs: list[Document] = []
+    runs: list[MlflowRun] = []
     details: str = "This tune was trained elsewhere; its metrics are not known here."
     metrics: list[Document] = []
     epochs: int | None = None

@@ -195,9 +195,8 @@ def try_out(tune_id: TuneId, wish: TryOutTuneInput, caller: Caller, place: Place
     given = wish.model_dump(mode="json", exclude_unset=True) | told
     given |= {"fine_tuning_id": tune.id, "model_display_name": SANDBOX, "model_id": None}
     given["description"] = given.get("description") or "try-out"
-    record, warnings = submit(place, caller, TryOutTuneInput.model_validate(given))
-    document = documents.inference_documents(place, _figures, [record])[0]
-    return JSONResponse(document | ({"warnings": list(warnings)} if warnings else {}))
+    record = submit(place, caller, TryOutTuneInput.model_validate(given))
+    return JSONResponse(documents.inference_documents(place, _figures, [record])[0])
 
 
 @contextmanager

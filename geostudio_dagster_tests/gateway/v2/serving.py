@@ -15,6 +15,7 @@ from fastapi import FastAPI
 
 from geostudio_dagster.catalog import ModelRecord
 from geostudio_dagster.gateway.app import create_app
+from geostudio_dagster.gateway.protocol import PatientProtocol
 from geostudio_dagster.installation import Installation
 from geostudio_dagster.settings import Settings
 
@@ -78,7 +79,8 @@ def listening(settings: Settings) -> Iterator[str]:
     with free_socket() as own:
         url = f"http://127.0.0.1:{own.getsockname()[1]}"
         app = create_app(settings.model_copy(update={"gateway_url": url}))
-        server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="on"))
+        config = uvicorn.Config(app, http=PatientProtocol, log_level="error", lifespan="on")
+        server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [own]}, daemon=True)
         thread.start()
         deadline = time.monotonic() + 60

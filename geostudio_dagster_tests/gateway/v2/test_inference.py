@@ -44,7 +44,7 @@ def test_a_new_request_comes_back_as_it_was_written(inside: Api, ann: httpx.Clie
         temporal_domain=["2024-06-30"],
         maxcc=30,
         demo={"demo": True, "section_name": "My Examples"},
-        post_processing={"cloud_masking": "True"},
+        post_processing={"cloud_masking": {"band": "SCL", "encoding": "sentinel2_scl"}},
     )
     answer = ann.post("/v2/inference", json=document)
     assert answer.status_code == 201

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Iterator
-from pathlib import Path
 
 import httpx
 import pytest
 
 from geostudio_dagster.catalog import ModelRecord
-from geostudio_dagster.gateway.limits import _STRINGS, _depth
+from geostudio_dagster.gateway.hosts import TrustedHosts
+from geostudio_dagster.gateway.json_bodies import _STRINGS, _depth
+from geostudio_dagster.gateway.protocol import PatientProtocol
 from geostudio_dagster.gateway_settings import GatewaySettings
 from geostudio_dagster.installation import Installation
 from geostudio_dagster.settings import Settings
@@ -91,9 +92,75 @@ def test_broken_json_is_refused(ann: httpx.Client, body: bytes, message: str) ->
     assert ann.get(GROUPS).json() == []
 
 
-def test_bytes_that_are_no_text_are_refused(ann: httpx.Client) -> None:
-    refused = ann.post(GROUPS, content=b'{"name": "\xff\xfe"}', headers=JSON)
-    assert refused.status_code in (400, 422)
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"name": "\xff\xfe"}',
+        b'{"name": "\xed\xa0\x80"}',  # half a surrogate pair, as no text is written
+        '{"name": "a"}'.encode("utf-16"),
+        '{"name": "a"}'.encode("utf-32"),
+    ],
+)
+def test_bytes_that_are_no_text_are_refused(ann: httpx.Client, body: bytes) -> None:
+    refused = ann.post(GROUPS, content=body, headers=JSON)
+    assert refused.status_code == 422
+    assert "is not UTF-8" in refused.json()["detail"][0]["msg"] or b"\0" in body
+    assert ann.get(GROUPS).json() == []
+
+
+@pytest.mark.parametrize(
+    ("body", "place"),
+    [
+        (b'{"name": "a", "name": "b"}', ["body", "name"]),
+        (b'{"name": "a", "more": [1, {"x": NaN}]}', ["body", "more", 1, "x"]),
+        (b'{"name": "a", "more": {"y": 1e999}}', ["body", "more", "y"]),
+        (b'{"name": "a", "more": {"y": ' + b"9" * 400 + b"}}", ["body", "more", "y"]),
+        (b'{"name": "a", "more": {"k\\u0000": 1}}', ["body", "more", "k?"]),
+    ],
+)
+def test_what_is_wrong_anywhere_in_json_is_told_with_its_place(
+    ann: httpx.Client, body: bytes, place: list[str | int]
+) -> None:
+    refused = ann.post(GROUPS, content=body, headers=JSON)
+    assert refused.status_code == 422
+    assert refused.json()["detail"][0]["loc"] == place
+    assert ann.get(GROUPS).json() == []
+
+
+def test_a_mark_before_the_text_and_large_numbers_that_can_be_held_are_taken(
+    ann: httpx.Client,
+) -> None:
+    body = b'\xef\xbb\xbf{"name": "marked", "more": 1e200}'
+    assert ann.post(GROUPS, content=body, headers=JSON).status_code == 201
+
+
+@pytest.mark.parametrize("coding", ["gzip", "br", "deflate"])
+def test_packed_bodies_are_refused_as_such(ann: httpx.Client, coding: str) -> None:
+    refused = ann.post(
+        GROUPS, content=b'{"name": "a"}', headers={**JSON, "Content-Encoding": coding}
+    )
+    assert (refused.status_code, refused.json()["status"]) == (415, 415)
+    assert "Content-Encoding" in refused.json()["detail"]
+
+
+@pytest.mark.parametrize("content_type", ["application/json", "multipart/form-data; boundary=x"])
+def test_a_body_that_does_not_come_is_not_waited_for(
+    settings: Settings, installation: Installation, model: ModelRecord, content_type: str
+) -> None:
+    gateway = GatewaySettings(body_timeout_s=0.2)
+    with listening(settings.model_copy(update={"gateway": gateway})) as url:
+        api = Api(installation, model, url)
+        host, port = url.removeprefix("http://").split(":")
+        head = (
+            f"POST /v2/generic-processor HTTP/1.1\r\nHost: {host}\r\nX-API-Key: {api.key()}\r\n"
+            f"Content-Type: {content_type}\r\nContent-Length: 500\r\n\r\n"
+        )
+        with socket.create_connection((host, int(port))) as raw:
+            raw.settimeout(30)
+            raw.sendall(head.encode() + b"--x\r\n")
+            answer = raw.recv(65536).decode()
+    assert answer.startswith("HTTP/1.1 408 ")
+    assert "application/problem+json" in answer
 
 
 def test_words_like_nan_inside_texts_are_texts(ann: httpx.Client) -> None:
@@ -205,6 +272,69 @@ def test_the_depth_is_counted_outside_of_texts() -> None:
         assert _depth(_STRINGS.sub(b'""', text)) == depth
 
 
-def test_a_foreign_host_is_refused(inside: Api, tmp_path: Path) -> None:
-    refused = inside.client().get(GROUPS, headers={"Host": "evil.example.org"})
+def _answer_to(url: str, *pieces: bytes) -> str:
+    host, port = url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as raw:
+        raw.settimeout(30)
+        for piece in pieces:
+            raw.sendall(piece)
+        answer = b""
+        while part := raw.recv(65536):
+            answer += part
+    return answer.decode()
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        (b"\x00\x01\r\n\r\n", 400),
+        (b"FOO /v2/models HTTP/1.1\r\n\r\n", 400),
+        (b"GET /v2/models HTTP/1.1\r\nHost: 127.0.0.1\r\nX: a\0b\r\n\r\n", 400),
+        (b"POST /v2/models HTTP/1.1\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n{}", 400),
+        (b"POST /v2/models HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\n", 400),
+        (b"GET /health/livez HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n", 200),
+    ],
+)
+def test_what_is_no_http_gets_a_problem_document(api: Api, head: bytes, status: int) -> None:
+    answer = _answer_to(api.url, head)
+    assert answer.startswith(f"HTTP/1.1 {status} ")
+    if status != 200:
+        assert "content-type: application/problem+json" in answer
+        assert json.loads(answer.partition("\r\n\r\n")[2])["status"] == status
+
+
+def test_a_head_that_does_not_end_is_not_waited_for(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host, port = api.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as raw:
+        raw.settimeout(30)
+        raw.sendall(b"GET /health/livez HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        assert raw.recv(65536).startswith(b"HTTP/1.1 200 ")
+        monkeypatch.setattr(PatientProtocol, "head_s", 0.1)
+        raw.sendall(b"GET /health")
+        told = b"".join(iter(lambda: raw.recv(65536), b""))
+    assert b"HTTP/1.1 408 " in told
+    assert _answer_to(api.url) == "", "who says nothing gets no answer, and is let go"
+
+
+def test_a_head_that_grows_for_ever_is_refused(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PatientProtocol, "largest_head", 1000)
+    head = b"GET /health/livez HTTP/1.1\r\nX: " + b"x" * 2000
+    assert _answer_to(api.url, head).startswith("HTTP/1.1 431 ")
+
+
+@pytest.mark.parametrize("host", ["evil.example.org", "[::1", "", "127.0.0.1.example.org"])
+def test_a_foreign_host_is_refused(inside: Api, host: str) -> None:
+    refused = inside.client().get(GROUPS, headers={"Host": host})
     assert refused.status_code == 400
+    assert refused.headers["content-type"] == "application/problem+json"
+    assert refused.json()["detail"].startswith("Invalid host header")
+
+
+def test_hosts_are_known_by_name_address_and_ending() -> None:
+    hosts = TrustedHosts(lambda *_: None, ["localhost", "[::1]", "*.example.org"])  # type: ignore[arg-type,return-value]
+    for host in ("localhost", "LOCALHOST:8091", "[::1]:80", "a.example.org", "a.b.example.org:1"):
+        assert hosts._knows(host), host
+    for host in ("example.org", "localhost.evil.org", "evil-example.org", "::1x", ""):
+        assert not hosts._knows(host), host

@@ -320,3 +320,22 @@ def test_the_bundle_of_anothers_tune_is_no_way_around(
         assert answer.status_code == 404
     assert bob.get(f"/v2/models/{model_id}").status_code == 404
     assert "another" not in bob.get("/v2/models").text
+
+
+def test_tunes_and_models_stand_in_one_list(ann: httpx.Client, bob: httpx.Client) -> None:
+    tunes = [upload(ann) for _ in range(2)]
+    made = ann.post("/v2/models", json={"display_name": "own-model"}).json()
+    upload(bob)
+    both = ann.get("/v2/tunes-and-models").json()
+    assert both["total_records"] == both["page_count"] == len(both["results"])
+    assert [item["id"] for item in both["results"][:3]] == [*reversed(tunes), made["id"]]
+    model = both["results"][2]
+    assert (model["name"], model["model_type"], model["active_"]) == ("own-model", "Model", True)
+    pages = [
+        ann.get("/v2/tunes-and-models", params={"limit": 1, "skip": n}).json()["results"][0]["id"]
+        for n in range(both["total_records"])
+    ]
+    assert pages == [item["id"] for item in both["results"]]
+    only = ann.get("/v2/tunes-and-models", params={"type": "Tune", "limit": 1}).json()
+    assert (only["total_records"], only["page_count"]) == (2, 1)
+    assert ann.get("/v2/tunes-and-models?type=Both").status_code == 422

@@ -250,3 +250,40 @@ def test_a_secret_for_the_whole_installation_is_not_shown_to_users(
 def test_a_request_without_a_webhook_tells_nobody(inside: Api, ann: httpx.Client) -> None:
     planned(inside, post(ann, wish(inside)), 1)
     assert deliver(inside.installation) == []
+
+
+def test_deliveries_are_listed_to_the_owner_with_how_each_stands(
+    inside: Api, ann: httpx.Client, bob: httpx.Client, receiver: Receiver
+) -> None:
+    address = "/v2/webhooks/deliveries"
+    empty = {"total_records": 0, "page_count": 0, "results": []}
+    assert ann.get(address).json() == empty
+    request_id = asked(inside, ann, receiver)
+    receiver.answers = [500]
+    deliver(inside.installation, dt.datetime.now(dt.UTC))
+    (waiting,) = ann.get(address).json()["results"]
+    assert (waiting["inference_id"], waiting["url"]) == (request_id, receiver.url)
+    assert (waiting["state"], waiting["attempts"], waiting["id"]) == ("waiting", 1, receiver.ids[0])
+    assert "HTTP 500" in waiting["error"]
+    assert waiting["next_at"].endswith("Z")
+    deliver(inside.installation)
+    (told,) = ann.get(address, params={"state": "delivered"}).json()["results"]
+    assert (told["id"], told["attempts"], told["error"]) == (waiting["id"], 2, None)
+    assert told["delivered_at"] and told["next_at"] is None
+    assert ann.post(f"/v2/inference/{request_id}/cancel").status_code == 202
+    inside.installation.catalog.finish_cancel(request_id)
+    receiver.answers = [410] * 9
+    deliver(inside.installation)
+    given_up = ann.get(address, params={"state": "given_up"}).json()
+    listed = ann.get(address).json()
+    assert given_up["total_records"] == listed["total_records"] - 1 >= 1
+    assert {item["state"] for item in given_up["results"]} == {"given_up"}
+    assert [item["sequence"] for item in listed["results"]] == sorted(
+        (item["sequence"] for item in listed["results"]), reverse=True
+    )
+    page = ann.get(address, params={"limit": 1, "skip": 1, "inference_id": request_id}).json()
+    assert page["results"] == listed["results"][1:2]
+    assert bob.get(address).json() == empty
+    assert bob.get(address, params={"inference_id": request_id}).json() == empty
+    for query in ("limit=0", "state=lost", "sort=url", "inference_id=x"):
+        assert ann.get(f"{address}?{query}").status_code == 422

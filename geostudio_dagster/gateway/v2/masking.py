@@ -1,0 +1,119 @@
+"""``post_processing``: what of it is done here, from GEOStudio's words to the platform's own.
+
+Clouds, snow and ice are masked by a classification band of the scene. Everything else that would
+change the map is refused: a map without it would be another one than was asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, get_args
+
+from geostudio_dagster.connectors.collections import COLLECTIONS
+from geostudio_dagster.errors import InvalidRequest
+from geostudio_dagster.planning.masks import Encoding, MaskKind
+
+Document = Mapping[str, Any]
+_KINDS: Mapping[str, MaskKind] = {"cloud_masking": "cloud", "snow_ice_masking": "snow_ice"}
+_WORDS = {"true": True, "false": False, "none": False, "": False}
+_REMEDY = "set it to false, or do it with a processor of your own (POST /v2/generic-processor)"
+_NOT_HERE = {
+    "permanent_water_masking": "needs a map of permanent water, and there is none here",
+    "ocean_masking": "needs a map of coasts, and there is none here",
+    "mask_from_url": "masks by polygons of another server, which is not done here",
+    "regularization": "straightens outlines, which is not done here",
+    "regularization_custom": "straightens outlines, which is not done here",
+    "download_scripts": "runs scripts of another server, which is not done here",
+}
+
+
+def masking_of(sent: Document, model: Document) -> dict[str, Any] | None:
+    """What is masked and by which band, as the platform's requests have it; None for nothing.
+
+    Args:
+        sent: a request as it came. model: what is told beside the model, for what the request
+            leaves out.
+
+    Raises:
+        InvalidRequest: something is wished that is not done here, or no band tells it.
+    """
+    wished = sent.get("post_processing")
+    if wished is None:
+        wished = model.get("postprocessing_options") or {}
+    on = {name: value for name, value in wished.items() if _is_on(name, value)}
+    for name in on:
+        if name not in _KINDS:
+            problem = _NOT_HERE.get(name, "is not known here")
+            raise InvalidRequest(f"post_processing.{name}", problem, _REMEDY)
+    if not on:
+        return None
+    field = next(iter(on))
+    band, encoding = _told_by(field, on, sent, model)
+    kinds = [kind for name, kind in _KINDS.items() if name in on]
+    index = _index(band, sent, model)
+    return {"band": band, "index": index, "encoding": encoding, "kinds": kinds}
+
+
+def _is_on(name: str, value: object) -> bool:
+    """Whether an option is switched on, in all the ways that clients write it."""
+    if isinstance(value, str):
+        known = _WORDS.get(value.strip().lower())
+        if known is None:
+            raise InvalidRequest(
+                f"post_processing.{name}", f"{value[:40]!r} is neither true nor false", "give one"
+            )
+        return known
+    return bool(value)
+
+
+def _told_by(field: str, on: Document, sent: Document, model: Document) -> tuple[str, str]:
+    """Name and encoding of the band that tells what is masked."""
+    for entry in _configurations(field, on, sent, model):
+        band, encoding = entry.get("band"), entry.get("encoding")
+        if isinstance(band, str) and 0 < len(band) <= 64 and encoding in get_args(Encoding):  # noqa: PLR2004
+            return band, str(encoding)
+    raise InvalidRequest(
+        f"post_processing.{field}",
+        "needs a band of the scenes that tells where clouds, snow and ice are, and none is named",
+        'name it, as {"band": "SCL", "encoding": "sentinel2_scl"} or {"band": "Fmask", '
+        '"encoding": "hls_fmask"}, or set it to false',
+    )
+
+
+def _configurations(
+    field: str, on: Document, sent: Document, model: Document
+) -> Iterator[Mapping[str, Any]]:
+    """Where a band may be named, the nearest to the wish first."""
+    for value in on.values():
+        if isinstance(value, Mapping):
+            yield value
+    sources = [*_entries(sent, model, "data_connector_config"), *_known(sent, model)]
+    for source in sources:
+        for name in (field, *_KINDS):
+            if isinstance(source.get(name), Mapping):
+                yield source[name]
+
+
+def _known(sent: Document, model: Document) -> Iterator[Mapping[str, Any]]:
+    """Known collections that the bands are said to be of."""
+    for spec in _entries(sent, model, "model_input_data_spec"):
+        for entry in COLLECTIONS:
+            named = (spec.get("connector"), spec.get("collection"))
+            if named == (entry["connector"], entry["collection_name"]):
+                yield entry
+
+
+def _index(band: str, sent: Document, model: Document) -> int | None:
+    """The band's place in the scene, if the bands tell it."""
+    for spec in _entries(sent, model, "model_input_data_spec"):
+        bands = spec.get("bands")
+        for place, entry in enumerate(bands if isinstance(bands, list) else ()):
+            if isinstance(entry, Mapping) and str(entry.get("band_name")).lower() == band.lower():
+                given = str(entry.get("index", place))
+                return int(given) if given.isdecimal() and len(given) <= 3 else None  # noqa: PLR2004
+    return None
+
+
+def _entries(sent: Document, model: Document, name: str) -> Sequence[Mapping[str, Any]]:
+    found = sent.get(name) or model.get(name) or ()
+    return [entry for entry in found if isinstance(entry, Mapping)]
