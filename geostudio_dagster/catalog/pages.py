@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement
+from sqlalchemy import ColumnElement, Integer, Select, String, bindparam
 from sqlalchemy.orm import InstrumentedAttribute
 
 from geostudio_dagster.errors import InvalidRequest
 
 Column = InstrumentedAttribute[Any] | ColumnElement[Any]
+_Columns = TypeVar("_Columns", bound=tuple[Any, ...])
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,12 +21,31 @@ class Paging:
 
     ``sort`` is a field's name, with a hyphen before it for the greatest first. ``q`` is a text
     to look for, in what the list says it looks into.
+
+    A statement that is made for the :attr:`pattern` of pages can be kept, and is asked for any of
+    them with their :attr:`values`.
     """
 
     limit: int = 25
     skip: int = 0
     sort: str = "-created_at"
     q: str | None = None
+
+    @property
+    def pattern(self) -> Paging:
+        """The same for all pages whose statements differ by :attr:`values` only."""
+        return Paging(sort=self.sort, q="q" if self.q else None)
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """What the bound parameters of :meth:`cut` and :meth:`contains` are."""
+        escaped = (self.q or "").replace("/", "//").replace("%", "/%").replace("_", "/_")
+        return {"page_limit": self.limit, "page_skip": self.skip, "page_text": escaped}
+
+    def cut(self, query: Select[_Columns]) -> Select[_Columns]:
+        """The page of an ordered query."""
+        limit = bindparam("page_limit", self.limit, Integer)
+        return query.limit(limit).offset(bindparam("page_skip", self.skip, Integer))
 
     def order(self, columns: Mapping[str, Column], tie: Column) -> list[ColumnElement[Any]]:
         """ORDER BY of ``sort``; ``tie`` is a unique column that makes the order whole.
@@ -47,7 +67,8 @@ class Paging:
         """That one of the columns has ``q`` in it, in any case; None without a ``q``."""
         if not self.q:
             return None
-        first, *others = (column.icontains(self.q, autoescape=True) for column in columns)
+        text = bindparam("page_text", self.values["page_text"], String)
+        first, *others = (column.icontains(text, escape="/") for column in columns)
         for other in others:
             first = first | other
         return first

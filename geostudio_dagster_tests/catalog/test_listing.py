@@ -78,11 +78,11 @@ def test_deleted_is_gone_and_stopped_and_told_of(drive: Driver) -> None:
 
 def test_counts_and_pages_of_tasks(drive: Driver) -> None:
     r, other = drive.planned(7, 2), drive.planned(1, 1)
-    assert drive.catalog.step_counts([r, other]) == {
-        r: {"READY": 7, "WAITING": 21},
-        other: {"READY": 1, "WAITING": 3},
+    assert drive.catalog.figures_of_requests([r, other, "none"]) == {
+        r: ({"READY": 7, "WAITING": 21}, {"READY": 7}),
+        other: ({"READY": 1, "WAITING": 3}, {"READY": 1}),
+        "none": ({}, {}),
     }
-    assert drive.catalog.task_counts([r]) == {r: {"READY": 7}}
     assert [task.number for task in drive.catalog.each_task(r)] == list(range(7))
     assert [task.number for task in drive.catalog.each_task(r, skip=2, limit=3)] == [2, 3, 4]
     assert list(drive.catalog.each_task(r, skip=7)) == []
