@@ -17,13 +17,12 @@ from sqlalchemy import (
     func,
     literal,
     select,
-    true,
     union_all,
 )
 
 from geostudio_dagster.catalog.changes import add_event, chunks, lock_request
 from geostudio_dagster.catalog.database import Database, utc_now
-from geostudio_dagster.catalog.pages import Column, Paging
+from geostudio_dagster.catalog.pages import Column, Paging, beside_total
 from geostudio_dagster.catalog.records import (
     LayerRecord,
     RequestRecord,
@@ -144,11 +143,8 @@ def _page_of_requests(viewer: Viewer, asked: frozenset[str], page: Paging) -> Se
     if text is not None:
         conditions.append(text)
     order = page.order(_SORTED_BY, Request.id)
-    total = select(func.count().label("total")).select_from(Request).where(*conditions).subquery()
-    # Ids alone first: what is skipped is passed over in an index, without reading its rows.
-    ids = page.cut(select(Request.id).where(*conditions).order_by(*order)).subquery()
-    joined = total.outerjoin(ids, true()).outerjoin(Request, Request.id == ids.c.id)
-    return select(total.c.total, *_REQUEST).select_from(joined).order_by(*order)
+    total, rows = beside_total(select(Request.id).where(*conditions), page, order, Request.id)
+    return select(total, *_REQUEST).select_from(rows).order_by(*order)
 
 
 @lru_cache

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, Integer, Select, String, bindparam
+from sqlalchemy import (
+    ColumnElement,
+    FromClause,
+    Integer,
+    Select,
+    String,
+    bindparam,
+    func,
+    select,
+    true,
+)
 from sqlalchemy.orm import InstrumentedAttribute
 
 from geostudio_dagster.errors import InvalidRequest
@@ -39,8 +49,8 @@ class Paging:
     @property
     def values(self) -> dict[str, Any]:
         """What the bound parameters of :meth:`cut` and :meth:`contains` are."""
-        escaped = (self.q or "").replace("/", "//").replace("%", "/%").replace("_", "/_")
-        return {"page_limit": self.limit, "page_skip": self.skip, "page_text": escaped}
+        text = like(self.q or "")
+        return {"page_limit": self.limit, "page_skip": self.skip, "page_text": text}
 
     def cut(self, query: Select[_Columns]) -> Select[_Columns]:
         """The page of an ordered query."""
@@ -72,3 +82,25 @@ class Paging:
         for other in others:
             first = first | other
         return first
+
+
+def like(text: str) -> str:
+    """A text as a pattern of LIKE that means itself, with ``escape="/"``."""
+    return text.replace("/", "//").replace("%", "/%").replace("_", "/_")
+
+
+def beside_total(
+    matching: Select[tuple[str]], page: Paging, order: Sequence[ColumnElement[Any]], key: Column
+) -> tuple[ColumnElement[int], FromClause]:
+    """How many rows match in all, and a FROM of that beside each row of the page.
+
+    Beyond the end there is the total alone, with NULL in all columns of the table.
+
+    Args:
+        matching: ``key`` of all rows that match. key: the table's primary key.
+    """
+    total = select(func.count().label("total")).select_from(matching.subquery()).subquery()
+    # Ids alone first: what is skipped is passed over in an index, without reading its rows.
+    ids = page.cut(matching.order_by(*order)).subquery()
+    rows = total.outerjoin(ids, true()).outerjoin(key.table, key == ids.c[0])
+    return total.c.total, rows
