@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Depends
 
-from geostudio_dagster.gateway.principal import principal_of
+from geostudio_dagster.gateway.principal import identify
 from geostudio_dagster.gateway.problems import responses
 from geostudio_dagster.gateway.v2 import (
     events,
@@ -43,6 +43,6 @@ _MODULES = (
 
 router = APIRouter(prefix="/v2", responses=responses(401, 413, 415, 422, 503))
 for _module in _MODULES:
-    router.include_router(_module.router, dependencies=[Depends(principal_of)])
+    router.include_router(_module.router, dependencies=[Depends(identify)])
     if hasattr(_module, "open_router"):
         router.include_router(_module.open_router)
