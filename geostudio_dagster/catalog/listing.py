@@ -100,7 +100,11 @@ _FIGURES = union_all(
         for kind, table in (("steps", Step), (_TASKS, Task))
     )
 )
-_STEPS_OF_TASK = select(*_STEP).where(Step.task_id == bindparam("task")).order_by(Step.number)
+_STEPS = (
+    select(*_STEP)
+    .where(Step.task_id.in_(bindparam("tasks", type_=String, expanding=True)))
+    .order_by(Step.task_id, Step.number)
+)
 
 
 # The statements below are made once for each pattern of viewers, filters and pages.
@@ -149,21 +153,12 @@ def _page_of_requests(viewer: Viewer, asked: frozenset[str], page: Paging) -> Se
 
 @lru_cache
 def _tasks_of_request(of_status: bool) -> Select[Any]:
-    query = select(*_TASK).where(*_of_request(of_status), Task.number > bindparam("last"))
-    return query.order_by(Task.number).limit(bindparam("size")).offset(bindparam("skip"))
-
-
-@lru_cache
-def _steps_of_request(of_status: bool) -> Select[Any]:
-    between = Task.number.between(bindparam("first"), bindparam("last"))
-    query = select(*_STEP).join(Task, Task.id == Step.task_id)
-    return query.where(*_of_request(of_status), between).order_by(Task.number, Step.number)
-
-
-def _of_request(of_status: bool) -> Iterator[ColumnElement[bool]]:
-    yield Task.request_id == bindparam("request")
+    query = select(*_TASK).where(
+        Task.request_id == bindparam("request"), Task.number > bindparam("last")
+    )
     if of_status:
-        yield Task.status == bindparam("status")
+        query = query.where(Task.status == bindparam("status"))
+    return query.order_by(Task.number).limit(bindparam("size")).offset(bindparam("skip"))
 
 
 class RequestListing(Database):
@@ -202,7 +197,7 @@ class RequestListing(Database):
         found = self._rows(query, task=task_id, **viewer.values)
         if not found:
             raise NotFound(f"There is no task {task_id}.")
-        return task_record(found[0], self._rows(_STEPS_OF_TASK, task=task_id))
+        return task_record(found[0], self._rows(_STEPS, tasks=[task_id]))
 
     def list_requests(
         self, viewer: Viewer, wanted: RequestFilter, page: Paging
@@ -292,12 +287,10 @@ class RequestListing(Database):
         self, request_id: str, last: int, status: StepStatus | None, skip: int, size: int
     ) -> list[TaskRecord]:
         which = {"request": request_id} | ({} if status is None else {"status": status})
-        of_status = status is not None
-        tasks = self._rows(_tasks_of_request(of_status), last=last, size=size, skip=skip, **which)
-        if not tasks:
-            return []
-        between = {"first": tasks[0].number, "last": tasks[-1].number}
+        query = _tasks_of_request(status is not None)
+        tasks = self._rows(query, last=last, size=size, skip=skip, **which)
         steps = defaultdict(list)
-        for step in self._rows(_steps_of_request(of_status), **between, **which):
-            steps[step.task_id].append(step)
+        if tasks:
+            for step in self._rows(_STEPS, tasks=[task.id for task in tasks]):
+                steps[step.task_id].append(step)
         return [task_record(task, steps[task.id]) for task in tasks]

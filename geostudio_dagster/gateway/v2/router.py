@@ -23,18 +23,19 @@ from geostudio_dagster.gateway.v2 import (
     webhooks,
 )
 
+# Those that are asked for most come first: routes are tried in this order.
 _MODULES = (
+    inference,
+    tasks,
+    models,
     keys,
     groups,
-    inference,
     events,
-    tasks,
     shares,
     logs,
     notifications,
     webhooks,
     processors,
-    models,
     tunes,
     sources,
     shelves,
