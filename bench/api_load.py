@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import secrets
 import shutil
 import socket
 import subprocess
@@ -153,14 +154,14 @@ def load(
     """200 clients that together ask ``rate`` times a second, 80 % of it reads."""
     kinds = {"reads": (READERS, READ_SHARE), "writes": (WRITERS, 1 - READ_SHARE)}
     started = {}
-    for seed, (name, (clients, share)) in enumerate(kinds.items(), 1):
+    for name, (clients, share) in kinds.items():
         lines = folder / name
         lines.write_text("".join("\t".join(call) + "\n" for call in mix[name]))
         environment = {
             **os.environ,
             "API_CALLS": str(lines),
             "API_PER_SECOND": str(rate * share),
-            "API_SEED": str(seed),
+            "API_SEED": str(secrets.randbelow(2**31)),  # no name twice in one catalog
         }
         command = ["wrk", "-t1", f"-c{clients}", f"-d{seconds}s", "--timeout", "30s"]
         started[name] = subprocess.Popen(

@@ -10,6 +10,7 @@ import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import psycopg2
@@ -25,6 +26,7 @@ from geostudio_dagster.errors import InvalidRequest
 BUSY_TIMEOUT_S = 60.0
 _WRITES = "geostudio_writes"
 _USED_AT = "geostudio_used_at"
+_FILE = "geostudio_file"
 _RESTED_S = 1.0
 # Kept are as many connections as were ever needed at once: opening one takes longer than most
 # queries, on SQLite, too. The last one used goes first, so that the others may rest.
@@ -126,7 +128,10 @@ def _sqlite(url: URL) -> Engine:
         connect_args={"timeout": BUSY_TIMEOUT_S, "check_same_thread": False},
         **_POOL,
     )
+    path = str(url.database)
     event.listen(engine, "connect", _configure_sqlite)
+    event.listen(engine, "connect", lambda _, record: record.info.update({_FILE: _file(path)}))
+    event.listen(engine, "checkout", lambda _, record, __: _see_same_file(path, record))
     event.listen(engine, "begin", _begin_sqlite)
     reference = weakref.ref(engine)
     # No SQLite connection may cross a fork, not even one that the child leaves alone: the library
@@ -148,6 +153,21 @@ def _postgresql(url: URL, **options: Any) -> Engine:
     # The sockets belong to the parent: the child drops them without a word to the server.
     os.register_at_fork(after_in_child=lambda: _drop_connections(reference, close=False))
     return engine
+
+
+def _file(path: str) -> tuple[int, int] | None:
+    """Which file lies there, if any: the numbers of its device and of itself."""
+    try:
+        found = Path(path).stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _see_same_file(path: str, record: ConnectionPoolEntry) -> None:
+    """A database that was put aside must not be written to: the pool opens what is there now."""
+    if record.info.get(_FILE) != _file(path):
+        raise DisconnectionError
 
 
 def _note_use(_connection: Any, record: ConnectionPoolEntry) -> None:
