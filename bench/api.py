@@ -11,6 +11,7 @@ import argparse
 import datetime as dt
 import json
 import os
+import re
 import tempfile
 import time
 from collections.abc import Iterator
@@ -129,8 +130,16 @@ def rates(
         if holds(measured):
             holding = max(holding, rate)
         found.append({"rate": rate, "holds": holds(measured)} | as_json(measured))
+    for line in refusals(base):
+        print(line, flush=True)
     print(f"\nReads within {READS_MS:.0f} ms (p95), without an error: up to {holding:.0f} a second")
     return found
+
+
+def refusals(base: str) -> list[str]:
+    """What the gateway counted of answers that are none, whatever the load tool saw."""
+    lines = httpx.get(f"{base}/metrics", timeout=60).text.splitlines()
+    return [line for line in lines if re.search(r'_requests_total.*status="[45]', line)]
 
 
 def wanted(goal: float, found: list[dict[str, object]]) -> Iterator[float]:
