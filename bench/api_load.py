@@ -151,10 +151,12 @@ def mixed(known: Known) -> dict[str, list[Call]]:
 def load(
     base: str, folder: Path, mix: Mapping[str, Sequence[Call]], rate: float, seconds: int
 ) -> dict[str, Load]:
-    """200 clients that together ask ``rate`` times a second, 80 % of it reads."""
+    """200 clients (of which none rests for long) ask ``rate`` times a second, 80 % of it reads."""
     kinds = {"reads": (READERS, READ_SHARE), "writes": (WRITERS, 1 - READ_SHARE)}
     started = {}
-    for name, (clients, share) in kinds.items():
+    for name, (most, share) in kinds.items():
+        # At low rates fewer: a server closes connections that rest for some seconds.
+        clients = min(most, max(1, round(rate * share)))
         lines = folder / name
         lines.write_text("".join("\t".join(call) + "\n" for call in mix[name]))
         environment = {
