@@ -12,13 +12,14 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
-from sqlalchemy import bindparam, func, select, update
+from sqlalchemy import Row, bindparam, func, select, update
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from geostudio_dagster.catalog.api_schema import ApiKey, GroupMember, User
 from geostudio_dagster.catalog.changes import insert_into
 from geostudio_dagster.catalog.database import Database, utc_now
+from geostudio_dagster.catalog.rows import columns
 from geostudio_dagster.catalog.viewer import Viewer
 from geostudio_dagster.errors import Conflict, NotFound
 
@@ -59,6 +60,14 @@ class KeyRecord:
     def masked(self) -> str:
         """As lists show the key."""
         return self.shown + "*" * (len(PREFIX) + _LENGTH - len(self.shown))
+
+
+_KEYS = (
+    select(*columns(ApiKey, KeyRecord))
+    .where(ApiKey.revoked_at.is_(None))
+    .order_by(ApiKey.created_at.desc(), ApiKey.id)
+)
+_KEYS_OF = _KEYS.where(ApiKey.email == bindparam("email"))
 
 
 class Accounts(Database):
@@ -110,12 +119,8 @@ class Accounts(Database):
 
     def keys(self, email: str | None = None) -> list[KeyRecord]:
         """The keys that are not revoked, of one user or of all, the newest first."""
-        query = select(ApiKey).where(ApiKey.revoked_at.is_(None))
-        if email is not None:
-            query = query.where(ApiKey.email == email)
-        query = query.order_by(ApiKey.created_at.desc(), ApiKey.id)
-        with self._read() as session:
-            return [_key_record(row) for row in session.scalars(query)]
+        rows = self._rows(_KEYS) if email is None else self._rows(_KEYS_OF, email=email)
+        return [_key_record(row) for row in rows]
 
     def set_key_active(self, key_id: str, active: bool, email: str | None = None) -> KeyRecord:
         """Switch a key (of ``email``, if given) on or off.
@@ -141,9 +146,7 @@ class Accounts(Database):
     def viewer_of_key(self, value: str) -> Viewer | None:
         """Whose key it is; None if it is none, expired, switched off or revoked."""
         now = utc_now()
-        # Asked with every call of the API: a statement made once, on a bare connection.
-        with self._reader.connect() as connection:
-            rows = connection.execute(_OF_KEY, {"hashed": _hash(value), "now": now}).all()
+        rows = self._rows(_OF_KEY, hashed=_hash(value), now=now)
         if not rows:
             return None
         first = rows[0]
@@ -216,7 +219,7 @@ def _key(session: Session, key_id: str, email: str | None) -> ApiKey:
     return row
 
 
-def _key_record(row: ApiKey) -> KeyRecord:
+def _key_record(row: ApiKey | Row[Any]) -> KeyRecord:
     return KeyRecord(
         id=row.id,
         email=row.email,

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 from uuid import UUID, uuid4, uuid5
 
-from sqlalchemy import ColumnElement, Select, func, or_, select, update
+from sqlalchemy import ColumnElement, Row, Select, String, bindparam, func, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from geostudio_dagster.catalog.api_schema import ModelCard
 from geostudio_dagster.catalog.card_records import CardRecord
 from geostudio_dagster.catalog.database import Database, utc_now
-from geostudio_dagster.catalog.pages import Column, Paging
+from geostudio_dagster.catalog.pages import Column, Paging, beside_total, like
+from geostudio_dagster.catalog.rows import columns
 from geostudio_dagster.catalog.schema import Model
 from geostudio_dagster.catalog.viewer import Viewer
 from geostudio_dagster.errors import NotFound
@@ -45,6 +47,25 @@ class CardFilter:
     display_name: str | None = None
     status: str | None = None
     latest: bool | None = None
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """What is asked for, by the names of :data:`_CONDITIONS`."""
+        given = {name: value for name in _CONDITIONS if (value := getattr(self, name)) is not None}
+        if self.internal_name is not None:
+            given["internal_name"] = like(self.internal_name)
+        return given
+
+
+_CONDITIONS: Mapping[str, ColumnElement[bool]] = {
+    "internal_name": ModelCard.internal_name.icontains(
+        bindparam("internal_name", type_=String), escape="/"
+    ),
+    "display_name": ModelCard.display_name == bindparam("display_name"),
+    "status": ModelCard.status == bindparam("status"),
+    "latest": ModelCard.latest == bindparam("latest"),
+}
+_CARD = [*columns(ModelCard, CardRecord), Model.manifest]
 
 
 class Cards(Database):
@@ -118,8 +139,7 @@ class Cards(Database):
         Raises:
             NotFound: there is none.
         """
-        with self._read() as session:
-            return _found(session, _visible(viewer).where(ModelCard.id == card_id))
+        return _found(self._rows(_one_card(viewer.pattern), card=card_id, **viewer.values))
 
     def card_named(self, viewer: Viewer, name: str) -> CardRecord:
         """The latest card of a display name (the viewer's own first), or that internal name's.
@@ -127,12 +147,7 @@ class Cards(Database):
         Raises:
             NotFound: there is none that the viewer may see.
         """
-        named = (ModelCard.display_name == name) & ModelCard.latest
-        own = ModelCard.owner == viewer.email
-        order = (own.desc(), ModelCard.created_at.desc(), ModelCard.id)
-        query = _visible(viewer).where(or_(named, ModelCard.internal_name == name))
-        with self._read() as session:
-            return _found(session, query.order_by(*order).limit(1))
+        return _found(self._rows(_named_card(viewer.pattern), name=name, **viewer.values))
 
     def cards(
         self, viewer: Viewer, wanted: CardFilter, page: Paging
@@ -144,17 +159,12 @@ class Cards(Database):
         Raises:
             InvalidRequest: the page is sorted by an unknown field.
         """
-        query = _visible(viewer)
-        description = ModelCard.details["description"].as_string()
-        text = page.contains(ModelCard.display_name, ModelCard.internal_name, description)
-        for condition in (*_conditions(wanted), *([] if text is None else [text])):
-            query = query.where(condition)
-        ordered = query.order_by(*page.order(_SORTED_BY, ModelCard.id))
-        counted = select(func.count()).select_from(query.with_only_columns(ModelCard.id).subquery())
-        with self._read() as session:
-            total = session.scalar(counted) or 0
-            rows = session.execute(ordered.limit(page.limit).offset(page.skip)).all()
-            return total, [card_record(row, manifest) for row, manifest in rows]
+        asked = wanted.values
+        query = _page_of_cards(viewer.pattern, frozenset(asked), page.pattern)
+        rows = self._rows(query, **viewer.values, **asked, **page.values)
+        # Beyond the end there is the total alone.
+        cards = [card_record(row, row.manifest) for row in rows if row.id is not None]
+        return rows[0].total, cards
 
     def update_card(
         self, viewer: Viewer, card_id: str, columns: Mapping[str, Any], details: Mapping[str, Any]
@@ -248,7 +258,7 @@ def card_of_model(session: Session, model: Model) -> None:
     )
 
 
-def card_record(row: ModelCard, manifest: dict[str, Any] | None) -> CardRecord:
+def card_record(row: ModelCard | Row[Any], manifest: dict[str, Any] | None) -> CardRecord:
     """A card, with the manifest of its bundle."""
     return CardRecord(
         id=row.id,
@@ -273,7 +283,8 @@ def own_card(session: Session, viewer: Viewer, card_id: str, refusal: str) -> Mo
     Raises:
         NotFound: there is none that they see; or, in the words of ``refusal``, none of theirs.
     """
-    _found(session, _visible(viewer).where(ModelCard.id == card_id))
+    parameters = {"card": card_id, **viewer.values}
+    _found(session.connection().execute(_one_card(viewer.pattern), parameters).all())
     query = select(ModelCard).where(
         ModelCard.id == card_id, ModelCard.deleted_at.is_(None), viewer.owns(ModelCard.owner)
     )
@@ -297,33 +308,52 @@ def lock_name(session: Session, name: str) -> None:
         session.execute(select(func.pg_advisory_xact_lock(key)))
 
 
-def _visible(viewer: Viewer) -> Select[tuple[ModelCard, dict[str, Any] | None]]:
+def _is_visible(viewer: Viewer) -> ColumnElement[bool]:
     seen = viewer.sees(KIND, owner=ModelCard.owner, artifact_id=ModelCard.id)
-    return (
-        select(ModelCard, Model.manifest)
-        .outerjoin(Model, Model.id == ModelCard.model_id)
-        .where(ModelCard.deleted_at.is_(None), or_(seen, ModelCard.sharable))
-    )
+    return ModelCard.deleted_at.is_(None) & or_(seen, ModelCard.sharable)
 
 
-def _found(session: Session, query: Select[tuple[ModelCard, dict[str, Any] | None]]) -> CardRecord:
-    found = session.execute(query).first()
-    if found is None:
+# The statements below are made once for each pattern of viewers, filters and pages.
+
+
+def _visible(viewer: Viewer) -> Select[Any]:
+    query = select(*_CARD).outerjoin(Model, Model.id == ModelCard.model_id)
+    return query.where(_is_visible(viewer))
+
+
+@lru_cache
+def _one_card(viewer: Viewer) -> Select[Any]:
+    return _visible(viewer).where(ModelCard.id == bindparam("card"))
+
+
+@lru_cache
+def _named_card(viewer: Viewer) -> Select[Any]:
+    name = bindparam("name", type_=String)
+    named = (ModelCard.display_name == name) & ModelCard.latest
+    own = ModelCard.owner == bindparam("viewer", viewer.email)
+    order = (own.desc(), ModelCard.created_at.desc(), ModelCard.id)
+    query = _visible(viewer).where(or_(named, ModelCard.internal_name == name))
+    return query.order_by(*order).limit(1)
+
+
+@lru_cache(maxsize=500)
+def _page_of_cards(viewer: Viewer, asked: frozenset[str], page: Paging) -> Select[Any]:
+    matching = select(ModelCard.id).where(_is_visible(viewer))
+    matching = matching.where(*(_CONDITIONS[name] for name in sorted(asked)))
+    description = ModelCard.details["description"].as_string()
+    text = page.contains(ModelCard.display_name, ModelCard.internal_name, description)
+    if text is not None:
+        matching = matching.where(text)
+    order = page.order(_SORTED_BY, ModelCard.id)
+    total, rows = beside_total(matching, page, order, ModelCard.id)
+    rows = rows.outerjoin(Model, Model.id == ModelCard.model_id)
+    return select(total, *_CARD).select_from(rows).order_by(*order)
+
+
+def _found(rows: Sequence[Row[Any]]) -> CardRecord:
+    if not rows:
         raise NotFound(NO_CARD)
-    return card_record(found[0], found[1])
-
-
-def _conditions(wanted: CardFilter) -> list[ColumnElement[bool]]:
-    conditions: list[ColumnElement[bool]] = []
-    if wanted.internal_name is not None:
-        conditions.append(ModelCard.internal_name.icontains(wanted.internal_name, autoescape=True))
-    if wanted.display_name is not None:
-        conditions.append(ModelCard.display_name == wanted.display_name)
-    if wanted.status is not None:
-        conditions.append(ModelCard.status == wanted.status)
-    if wanted.latest is not None:
-        conditions.append(ModelCard.latest.is_(wanted.latest))
-    return conditions
+    return card_record(rows[0], rows[0].manifest)
 
 
 def _newest_version(session: Session, owner: str, display_name: str) -> int | None:

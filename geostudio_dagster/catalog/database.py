@@ -7,24 +7,31 @@ import math
 import os
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Any, Self
+from pathlib import Path
+from typing import Any, Self, TypeVar
 
 import psycopg2
-from sqlalchemy import Connection, Engine, NullPool, create_engine, event
+from sqlalchemy import Connection, Engine, Row, create_engine, event
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DisconnectionError
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy.sql.selectable import TypedReturnsRows
 
 from geostudio_dagster.errors import InvalidRequest
 
 BUSY_TIMEOUT_S = 60.0
 _WRITES = "geostudio_writes"
 _USED_AT = "geostudio_used_at"
+_FILE = "geostudio_file"
 _RESTED_S = 1.0
+# Kept are as many connections as were ever needed at once: opening one takes longer than most
+# queries, on SQLite, too. The last one used goes first, so that the others may rest.
+_POOL = {"pool_size": 10, "max_overflow": 10, "pool_use_lifo": True}
+_Columns = TypeVar("_Columns", bound=tuple[Any, ...])
 
 
 def utc_now() -> datetime:
@@ -90,6 +97,16 @@ class Database:
         with Session(self._reader, expire_on_commit=False) as session, session.begin():
             yield session
 
+    def _rows(self, query: TypedReturnsRows[_Columns], **values: Any) -> Sequence[Row[_Columns]]:
+        """All rows of one query of columns, with values for its bound parameters.
+
+        What the API asks all the time is asked so: of columns, by a statement that is made once
+        (as a constant, or by a cached function). Making it anew and filling objects of the ORM
+        takes several times as long as PostgreSQL's answer.
+        """
+        with self._reader.connect() as connection:
+            return connection.execute(query, values).all()
+
     @contextmanager
     def _write(self) -> Iterator[Session]:
         with Session(self._writer, expire_on_commit=False) as session, session.begin():
@@ -107,31 +124,50 @@ def _wrong_url(problem: str) -> InvalidRequest:
 def _sqlite(url: URL) -> Engine:
     engine = create_engine(
         url,
-        poolclass=NullPool,  # an SQLite connection must not cross a fork
         json_serializer=to_json,
-        connect_args={"timeout": BUSY_TIMEOUT_S},
+        connect_args={"timeout": BUSY_TIMEOUT_S, "check_same_thread": False},
+        **_POOL,
     )
+    path = str(url.database)
     event.listen(engine, "connect", _configure_sqlite)
+    event.listen(engine, "connect", lambda _, record: record.info.update({_FILE: _file(path)}))
+    event.listen(engine, "checkout", lambda _, record, __: _see_same_file(path, record))
     event.listen(engine, "begin", _begin_sqlite)
+    reference = weakref.ref(engine)
+    # No SQLite connection may cross a fork, not even one that the child leaves alone: the library
+    # would believe that the child has its parent's file locks, too.
+    os.register_at_fork(before=lambda: _drop_connections(reference, close=True))
     return engine
 
 
 def _postgresql(url: URL, **options: Any) -> Engine:
     engine = create_engine(
         url,
-        # Kept are as many connections as were ever needed at once: opening one takes longer than
-        # most queries. The last one used goes first, so that the others may rest.
-        pool_size=10,
-        max_overflow=10,
-        pool_use_lifo=True,
         json_serializer=to_json,
+        **_POOL,
         **options,
     )
     event.listen(engine, "checkout", _ask_after_rest)
     event.listen(engine, "checkin", _note_use)
     reference = weakref.ref(engine)
-    os.register_at_fork(after_in_child=lambda: _forget_connections(reference))
+    # The sockets belong to the parent: the child drops them without a word to the server.
+    os.register_at_fork(after_in_child=lambda: _drop_connections(reference, close=False))
     return engine
+
+
+def _file(path: str) -> tuple[int, int] | None:
+    """Which file lies there, if any: the numbers of its device and of itself."""
+    try:
+        found = Path(path).stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _see_same_file(path: str, record: ConnectionPoolEntry) -> None:
+    """A database that was put aside must not be written to: the pool opens what is there now."""
+    if record.info.get(_FILE) != _file(path):
+        raise DisconnectionError
 
 
 def _note_use(_connection: Any, record: ConnectionPoolEntry) -> None:
@@ -151,11 +187,10 @@ def _ask_after_rest(connection: Any, record: ConnectionPoolEntry, _proxy: object
         raise DisconnectionError from error
 
 
-def _forget_connections(reference: weakref.ref[Engine]) -> None:
-    # The sockets belong to the parent: the child drops them without a word to the server.
+def _drop_connections(reference: weakref.ref[Engine], *, close: bool) -> None:
     engine = reference()
     if engine is not None:
-        engine.dispose(close=False)
+        engine.dispose(close=close)
 
 
 def _configure_sqlite(connection: Any, _record: Any) -> None:

@@ -6,15 +6,30 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
+from typing import Any
 
-from sqlalchemy import ColumnElement, func, select
-from sqlalchemy.orm import Session
+from sqlalchemy import (
+    ColumnElement,
+    Select,
+    String,
+    bindparam,
+    func,
+    literal,
+    select,
+    union_all,
+)
 
 from geostudio_dagster.catalog.changes import add_event, chunks, lock_request
 from geostudio_dagster.catalog.database import Database, utc_now
-from geostudio_dagster.catalog.pages import Column, Paging
-from geostudio_dagster.catalog.records import LayerRecord, RequestRecord, TaskRecord
-from geostudio_dagster.catalog.rows import layer_record, request_record, task_records
+from geostudio_dagster.catalog.pages import Column, Paging, beside_total
+from geostudio_dagster.catalog.records import (
+    LayerRecord,
+    RequestRecord,
+    StepRecord,
+    TaskRecord,
+)
+from geostudio_dagster.catalog.rows import columns, layer_record, request_record, task_record
 from geostudio_dagster.catalog.schema import Layer, Request, Step, Task
 from geostudio_dagster.catalog.states import LIVE_REQUESTS, RequestStatus, StepStatus
 from geostudio_dagster.catalog.stopping import begin_to_stop
@@ -30,6 +45,7 @@ _SORTED_BY: Mapping[str, Column] = {
     "location": Request.location,
     "status": Request.status,
 }
+Counts = Mapping[StepStatus, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,24 +61,104 @@ class RequestFilter:
     created_after: datetime | None = None
     created_before: datetime | None = None
 
-    def conditions(self) -> Iterator[ColumnElement[bool]]:
-        """The parts of the WHERE."""
-        if self.statuses:
-            yield Request.status.in_(self.statuses)
-        if self.card_id is not None:
-            yield Request.card_id == self.card_id
+    @property
+    def values(self) -> dict[str, Any]:
+        """What is asked for, by the names of :data:`_CONDITIONS`."""
+        given = {name: value for name in _CONDITIONS if (value := getattr(self, name)) is not None}
+        if not self.statuses:
+            del given["statuses"]
         if self.tune_id is not None:
-            yield Request.tune_id == self.tune_id.lower()
-        if self.created_by is not None:
-            yield Request.owner == self.created_by
-        if self.location is not None:
-            yield Request.location == self.location
-        if self.saved is not None:
-            yield Request.saved.is_(self.saved)
-        if self.created_after is not None:
-            yield Request.created_at >= self.created_after
-        if self.created_before is not None:
-            yield Request.created_at < self.created_before
+            given["tune_id"] = self.tune_id.lower()
+        return given
+
+
+_CONDITIONS: Mapping[str, ColumnElement[bool]] = {
+    "statuses": Request.status.in_(bindparam("statuses", expanding=True)),
+    "card_id": Request.card_id == bindparam("card_id"),
+    "tune_id": Request.tune_id == bindparam("tune_id"),
+    "created_by": Request.owner == bindparam("created_by"),
+    "location": Request.location == bindparam("location"),
+    "saved": Request.saved == bindparam("saved"),
+    "created_after": Request.created_at >= bindparam("created_after"),
+    "created_before": Request.created_at < bindparam("created_before"),
+}
+_REQUEST = columns(Request, RequestRecord)
+_STEP = [Step.task_id, *columns(Step, StepRecord)]
+_TASK = columns(Task, TaskRecord)
+_TASKS = "tasks"
+_OF_REQUESTS = bindparam("requests", type_=String, expanding=True)
+_LAYERS = (
+    select(*columns(Layer, LayerRecord))
+    .where(Layer.request_id.in_(_OF_REQUESTS))
+    .order_by(Layer.request_id, Layer.position)
+)
+_FIGURES = union_all(
+    *(
+        select(literal(kind), table.request_id, table.status, func.count())
+        .where(table.request_id.in_(_OF_REQUESTS))
+        .group_by(table.request_id, table.status)
+        for kind, table in (("steps", Step), (_TASKS, Task))
+    )
+)
+_STEPS = (
+    select(*_STEP)
+    .where(Step.task_id.in_(bindparam("tasks", type_=String, expanding=True)))
+    .order_by(Step.task_id, Step.number)
+)
+
+
+# The statements below are made once for each pattern of viewers, filters and pages.
+
+
+@lru_cache
+def _one_request(viewer: Viewer, to_change: bool) -> Select[Any]:
+    return select(*_REQUEST).where(
+        Request.id == bindparam("request"),
+        Request.deleted_at.is_(None),
+        _may(viewer, to_change),
+    )
+
+
+@lru_cache
+def _one_task(viewer: Viewer, to_change: bool) -> Select[Any]:
+    return (
+        select(*_TASK)
+        .join(Request, Request.id == Task.request_id)
+        .where(Task.id == bindparam("task"), Request.deleted_at.is_(None), _may(viewer, to_change))
+    )
+
+
+def _may(viewer: Viewer, to_change: bool) -> ColumnElement[bool]:
+    if to_change:
+        return viewer.owns(Request.owner)
+    return viewer.sees(_KIND, owner=Request.owner, artifact_id=Request.id)
+
+
+@lru_cache(maxsize=500)
+def _page_of_requests(viewer: Viewer, asked: frozenset[str], page: Paging) -> Select[Any]:
+    """The total, beside each row of the page; alone where the page is beyond the end."""
+    conditions = [
+        Request.deleted_at.is_(None),
+        _may(viewer, to_change=False),
+        *(_CONDITIONS[name] for name in sorted(asked)),
+    ]
+    description = Request.spec["description"].as_string()
+    text = page.contains(Request.name, Request.location, description, Request.id)
+    if text is not None:
+        conditions.append(text)
+    order = page.order(_SORTED_BY, Request.id)
+    total, rows = beside_total(select(Request.id).where(*conditions), page, order, Request.id)
+    return select(total, *_REQUEST).select_from(rows).order_by(*order)
+
+
+@lru_cache
+def _tasks_of_request(of_status: bool) -> Select[Any]:
+    query = select(*_TASK).where(
+        Task.request_id == bindparam("request"), Task.number > bindparam("last")
+    )
+    if of_status:
+        query = query.where(Task.status == bindparam("status"))
+    return query.order_by(Task.number).limit(bindparam("size")).offset(bindparam("skip"))
 
 
 class RequestListing(Database):
@@ -74,8 +170,7 @@ class RequestListing(Database):
         Raises:
             NotFound: there is none, it was deleted, or it is somebody else's.
         """
-        seen = viewer.sees(_KIND, owner=Request.owner, artifact_id=Request.id)
-        return self._request(request_id, seen)
+        return self._request(request_id, viewer, to_change=False)
 
     def owned_request(self, request_id: str, viewer: Viewer) -> RequestRecord:
         """A request that the viewer may change.
@@ -83,11 +178,14 @@ class RequestListing(Database):
         Raises:
             NotFound: as for :meth:`visible_request`.
         """
-        return self._request(request_id, viewer.owns(Request.owner))
+        return self._request(request_id, viewer, to_change=True)
 
-    def _request(self, request_id: str, condition: ColumnElement[bool]) -> RequestRecord:
-        with self._read() as session:
-            return request_record(_found(session, request_id, condition))
+    def _request(self, request_id: str, viewer: Viewer, *, to_change: bool) -> RequestRecord:
+        query = _one_request(viewer.pattern, to_change)
+        found = self._rows(query, request=request_id, **viewer.values)
+        if not found:
+            raise NotFound(f"There is no request {request_id}.")
+        return request_record(found[0])
 
     def visible_task(self, task_id: str, viewer: Viewer, *, to_change: bool = False) -> TaskRecord:
         """A task of a request that the viewer may read, or change.
@@ -95,14 +193,11 @@ class RequestListing(Database):
         Raises:
             NotFound: there is none, or its request is deleted or somebody else's.
         """
-        seen = viewer.sees(_KIND, owner=Request.owner, artifact_id=Request.id)
-        with self._read() as session:
-            row = session.get(Task, task_id)
-            if row is None:
-                raise NotFound(f"There is no task {task_id}.")
-            allowed = viewer.owns(Request.owner) if to_change else seen
-            _found(session, row.request_id, allowed)
-            return task_records(session, [row])[0]
+        query = _one_task(viewer.pattern, to_change)
+        found = self._rows(query, task=task_id, **viewer.values)
+        if not found:
+            raise NotFound(f"There is no task {task_id}.")
+        return task_record(found[0], self._rows(_STEPS, tasks=[task_id]))
 
     def list_requests(
         self, viewer: Viewer, wanted: RequestFilter, page: Paging
@@ -114,24 +209,11 @@ class RequestListing(Database):
         Raises:
             InvalidRequest: the page is sorted by an unknown field.
         """
-        conditions = [
-            Request.deleted_at.is_(None),
-            viewer.sees(_KIND, owner=Request.owner, artifact_id=Request.id),
-            *wanted.conditions(),
-        ]
-        description = Request.spec["description"].as_string()
-        text = page.contains(Request.name, Request.location, description, Request.id)
-        if text is not None:
-            conditions.append(text)
-        order = page.order(_SORTED_BY, Request.id)
-        # Ids alone first: what is skipped is passed over in an index, without reading its rows.
-        ids_of_page = select(Request.id).where(*conditions).order_by(*order)
-        with self._read() as session:
-            total = session.scalar(select(func.count()).select_from(Request).where(*conditions))
-            ids = session.scalars(ids_of_page.limit(page.limit).offset(page.skip)).all()
-            found = session.scalars(select(Request).where(Request.id.in_(ids)))
-            rows = {row.id: row for row in found}
-            return int(total or 0), [request_record(rows[key]) for key in ids if key in rows]
+        asked = wanted.values
+        query = _page_of_requests(viewer.pattern, frozenset(asked), page.pattern)
+        rows = self._rows(query, **viewer.values, **asked, **page.values)
+        # Beyond the end there is the total alone.
+        return rows[0].total, [request_record(row) for row in rows if row.id is not None]
 
     def live_requests_of(self, owner: str) -> int:
         """How many requests of an owner are not over."""
@@ -154,8 +236,8 @@ class RequestListing(Database):
             NotFound: there is none, it is deleted already, or it is somebody else's.
         """
         now = now or utc_now()
+        self.owned_request(request_id, viewer)  # nobody else may even lock it
         with self._write() as session:
-            _found(session, request_id, viewer.owns(Request.owner))
             request = lock_request(session, request_id)
             if request.deleted_at is not None:
                 raise NotFound(f"There is no request {request_id}.")
@@ -165,42 +247,21 @@ class RequestListing(Database):
             add_event(session, request_id, "deleted", now)
             return request_record(request)
 
-    def step_counts(self, request_ids: Sequence[str]) -> dict[str, dict[StepStatus, int]]:
-        """Steps by status, of each request that has any."""
-        counts: dict[str, dict[StepStatus, int]] = defaultdict(dict)
-        with self._read() as session:
-            for part in chunks(request_ids):
-                query = (
-                    select(Step.request_id, Step.status, func.count())
-                    .where(Step.request_id.in_(part))
-                    .group_by(Step.request_id, Step.status)
-                )
-                for request_id, status, number in session.execute(query):
-                    counts[request_id][status] = number
-        return dict(counts)
-
-    def task_counts(self, request_ids: Sequence[str]) -> dict[str, dict[StepStatus, int]]:
-        """Tasks by status, of each request that has any."""
-        counts: dict[str, dict[StepStatus, int]] = defaultdict(dict)
-        with self._read() as session:
-            for part in chunks(request_ids):
-                query = (
-                    select(Task.request_id, Task.status, func.count())
-                    .where(Task.request_id.in_(part))
-                    .group_by(Task.request_id, Task.status)
-                )
-                for request_id, status, number in session.execute(query):
-                    counts[request_id][status] = number
-        return dict(counts)
+    def figures_of_requests(self, request_ids: Sequence[str]) -> dict[str, tuple[Counts, Counts]]:
+        """Steps and tasks by status, of each request."""
+        found: dict[str, tuple[dict[StepStatus, int], dict[StepStatus, int]]]
+        found = {request_id: ({}, {}) for request_id in request_ids}
+        for part in chunks(request_ids):
+            for kind, request_id, status, number in self._rows(_FIGURES, requests=part):
+                found[request_id][kind == _TASKS][status] = number
+        return dict(found)
 
     def layers_of_requests(self, request_ids: Sequence[str]) -> dict[str, list[LayerRecord]]:
         """The layers of many requests, each in their order."""
         found: dict[str, list[LayerRecord]] = defaultdict(list)
-        with self._read() as session:
-            for part in chunks(request_ids):
-                query = select(Layer).where(Layer.request_id.in_(part))
-                for row in session.scalars(query.order_by(Layer.request_id, Layer.position)):
-                    found[row.request_id].append(layer_record(row))
+        for part in chunks(request_ids):
+            for row in self._rows(_LAYERS, requests=part):
+                found[row.request_id].append(layer_record(row))
         return dict(found)
 
     def each_task(
@@ -215,23 +276,21 @@ class RequestListing(Database):
         last, left = -1, limit
         while left is None or left > 0:
             size = _TASKS_A_PAGE if left is None else min(left, _TASKS_A_PAGE)
-            query = select(Task).where(Task.request_id == request_id, Task.number > last)
-            if status is not None:
-                query = query.where(Task.status == status)
-            query = query.order_by(Task.number).limit(size).offset(skip)
-            with self._read() as session:
-                page = task_records(session, session.scalars(query).all())
+            page = self._tasks_after(request_id, last, status, skip, size)
             yield from page
             if len(page) < size:
                 return
             last, skip = page[-1].number, 0
             left = None if left is None else left - len(page)
 
-
-def _found(session: Session, request_id: str, condition: ColumnElement[bool]) -> Request:
-    row = session.scalar(
-        select(Request).where(Request.id == request_id, Request.deleted_at.is_(None), condition)
-    )
-    if row is None:
-        raise NotFound(f"There is no request {request_id}.")
-    return row
+    def _tasks_after(
+        self, request_id: str, last: int, status: StepStatus | None, skip: int, size: int
+    ) -> list[TaskRecord]:
+        which = {"request": request_id} | ({} if status is None else {"status": status})
+        query = _tasks_of_request(status is not None)
+        tasks = self._rows(query, last=last, size=size, skip=skip, **which)
+        steps = defaultdict(list)
+        if tasks:
+            for step in self._rows(_STEPS, tasks=[task.id for task in tasks]):
+                steps[step.task_id].append(step)
+        return [task_record(task, steps[task.id]) for task in tasks]

@@ -7,19 +7,22 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from sqlalchemy import ColumnElement, exists, func, select
+from sqlalchemy import ColumnElement, bindparam, exists, func, select
 from sqlalchemy.orm import Session
 
 from geostudio_dagster.catalog.api_schema import ModelCard, Tune
 from geostudio_dagster.catalog.cards import card_of_model, lock_name
 from geostudio_dagster.catalog.database import Database, utc_now
 from geostudio_dagster.catalog.records import ModelRecord
-from geostudio_dagster.catalog.rows import model_record
+from geostudio_dagster.catalog.rows import columns, model_record
 from geostudio_dagster.catalog.schema import Model
 from geostudio_dagster.errors import NotFound
 
 if TYPE_CHECKING:
     from geostudio_dagster.models.bundle import Bundle
+
+
+_BY_ID = select(*columns(Model, ModelRecord)).where(Model.id == bindparam("id"))
 
 
 class Registry(Database):
@@ -69,13 +72,16 @@ class Registry(Database):
         Raises:
             NotFound: there is none; the sentence names what comes close.
         """
+        found = self._rows(_BY_ID, id=reference)
+        if found:
+            return model_record(found[0])
         name, _, version = reference.partition("@")
+        row = None
         with self._read() as session:
-            row = session.get(Model, reference)
-            if row is None and version.isdecimal() and len(version) < len("1000000000"):
+            if version.isdecimal() and len(version) < len("1000000000"):
                 query = select(Model).where(Model.name == name, Model.version == int(version))
                 row = session.scalar(query.where(_offered()))
-            elif row is None and not version:
+            elif not version:
                 query = select(Model).where(Model.name == name, _offered())
                 row = session.scalar(query.order_by(Model.version.desc()).limit(1))
             if row is None:

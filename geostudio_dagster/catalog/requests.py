@@ -39,13 +39,20 @@ from geostudio_dagster.catalog.database import Database, to_json, utc_now
 from geostudio_dagster.catalog.processor_records import PinnedProcessor
 from geostudio_dagster.catalog.processors import pin_processors
 from geostudio_dagster.catalog.records import ArtifactRecord, Plan, PlannedTask, RequestRecord
-from geostudio_dagster.catalog.rows import request_record
+from geostudio_dagster.catalog.rows import columns, request_record
 from geostudio_dagster.catalog.schema import Model, Request, Shard, Step, Task
 from geostudio_dagster.catalog.states import PUSH, RequestStatus, ShardStatus, StepStatus
 from geostudio_dagster.errors import Conflict, InvalidRequest, NotFound
 
 _REQUEST_ID = re.compile(r"^[A-Za-z0-9][A-Za-z0-9-]{0,63}$")
 _ROWS = 5_000  # of one insert statement
+_MODEL = select(Model.id).where(Model.id == bindparam("model"))
+_INSERT_IF_NEW = {
+    dialect: insert_into(Request)
+    .on_conflict_do_nothing()
+    .returning(*columns(Request, RequestRecord))
+    for dialect, insert_into in (("sqlite", sqlite.insert), ("postgresql", postgresql.insert))
+}
 
 
 class Requests(Database):
@@ -89,15 +96,16 @@ class Requests(Database):
             "updated_at": now,
         }
         with self._write() as session:
-            if session.get(Model, model_id) is None:
+            connection = session.connection()
+            if connection.scalar(_MODEL, {"model": model_id}) is None:
                 raise NotFound(f"There is no model with the id {model_id}.")
-            new = _insert_if_new(session, row)
-            if new:
+            written = connection.execute(_INSERT_IF_NEW[connection.dialect.name], row).first()
+            if written is not None:
                 pin_processors(session, identifier, processors)
                 add_event(session, identifier, "created", now, owner=owner)
+                return request_record(written)
             request = lock_request(session, identifier)
-            # PostgreSQL gives large floats back as whole numbers, which compare otherwise.
-            if not new and (request.spec != row["spec"] or request.owner != owner):
+            if request.spec != row["spec"] or request.owner != owner:
                 raise Conflict(
                     f"The id {identifier} belongs to another request; "
                     "leave the id out or choose a new one."
@@ -189,12 +197,6 @@ def _from_client(client: dict[str, Any]) -> dict[str, Any]:
         "tune_id": str(tune).lower() if tune else None,
         "saved": isinstance(demo, dict) and demo.get("demo") is True,
     }
-
-
-def _insert_if_new(session: Session, row: dict[str, Any]) -> bool:
-    dialect = sqlite if session.get_bind().dialect.name == "sqlite" else postgresql
-    statement = dialect.insert(Request).values(row).on_conflict_do_nothing()
-    return session.execute(statement.returning(Request.id)).first() is not None
 
 
 def _check(plan: Plan) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import cast
+from dataclasses import fields
+from typing import Any, cast
 
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, Row, select
 from sqlalchemy.orm import Session
 
 from geostudio_dagster.catalog.changes import chunks
@@ -23,6 +24,7 @@ from geostudio_dagster.catalog.records import (
 )
 from geostudio_dagster.catalog.schema import (
     Artifact,
+    Base,
     Event,
     Layer,
     Model,
@@ -33,7 +35,13 @@ from geostudio_dagster.catalog.schema import (
 )
 
 
-def model_record(row: Model) -> ModelRecord:
+def columns(table: type[Base], record: type[Any]) -> list[ColumnElement[Any]]:
+    """The columns of a table that are read for a record, which is made of any such row."""
+    names = {field.name for field in fields(record)}
+    return [column for column in table.__table__.columns if column.key in names]
+
+
+def model_record(row: Model | Row[Any]) -> ModelRecord:
     """A model."""
     return ModelRecord(
         id=row.id,
@@ -47,7 +55,7 @@ def model_record(row: Model) -> ModelRecord:
     )
 
 
-def request_record(row: Request) -> RequestRecord:
+def request_record(row: Request | Row[Any]) -> RequestRecord:
     """A request."""
     return RequestRecord(
         id=row.id,
@@ -86,7 +94,7 @@ def shard_record(row: Shard) -> ShardRecord:
     )
 
 
-def step_record(row: Step) -> StepRecord:
+def step_record(row: Step | Row[Any]) -> StepRecord:
     """A step."""
     return StepRecord(
         process_id=row.process_id,
@@ -105,7 +113,7 @@ def step_record(row: Step) -> StepRecord:
     )
 
 
-def task_record(row: Task, steps: Sequence[Step]) -> TaskRecord:
+def task_record(row: Task | Row[Any], steps: Sequence[Step | Row[Any]]) -> TaskRecord:
     """A task with its steps."""
     return TaskRecord(
         id=row.id,
@@ -147,7 +155,7 @@ def artifact_record(row: Artifact) -> ArtifactRecord:
     )
 
 
-def layer_record(row: Layer) -> LayerRecord:
+def layer_record(row: Layer | Row[Any]) -> LayerRecord:
     """A layer."""
     return LayerRecord(
         request_id=row.request_id,

@@ -98,11 +98,13 @@ class Request(Base):
         Index(None, "status", "created_at", "id"),
         Index(None, "model_id", "created_at", "id"),
         Index(None, "card_id", "created_at", "id"),
-        # Lists show, and count, only what is not deleted.
+        # Lists show, and count, only what is not deleted. With deleted_at in them, SQLite counts
+        # from the indexes alone.
         Index(
             "ix_requests_live",
             "created_at",
             "id",
+            "deleted_at",
             sqlite_where=text("deleted_at IS NULL"),
             postgresql_where=text("deleted_at IS NULL"),
         ),
@@ -111,6 +113,7 @@ class Request(Base):
             "owner",
             "created_at",
             "id",
+            "deleted_at",
             sqlite_where=text("deleted_at IS NULL"),
             postgresql_where=text("deleted_at IS NULL"),
         ),

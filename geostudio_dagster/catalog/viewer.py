@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
-from sqlalchemy import ColumnElement, select, true
+from sqlalchemy import ColumnElement, String, bindparam, select, true
 from sqlalchemy.orm import InstrumentedAttribute
 
 from geostudio_dagster.catalog.api_schema import Permission
@@ -23,15 +24,29 @@ KINDS = (
 
 @dataclass(frozen=True, slots=True)
 class Viewer:
-    """Somebody who asks: by e-mail address, with the ids of the groups that they belong to."""
+    """Somebody who asks: by e-mail address, with the ids of the groups that they belong to.
+
+    A statement that is made for the :attr:`pattern` of viewers can be kept, and is asked for any
+    of them with their :attr:`values`.
+    """
 
     email: str
     admin: bool = False
     groups: frozenset[str] = field(default_factory=frozenset)
 
+    @property
+    def pattern(self) -> Viewer:
+        """The same for all whose statements differ by :attr:`values` only."""
+        return Viewer("", self.admin, frozenset({""}) if self.groups else frozenset())
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """What the bound parameters of :meth:`owns` and :meth:`sees` are."""
+        return {"viewer": self.email, "viewer_groups": sorted(self.groups)}
+
     def owns(self, owner: InstrumentedAttribute[str] | ColumnElement[str]) -> ColumnElement[bool]:
         """Rows that this person may change: their own, or all for an administrator."""
-        return true() if self.admin else owner == self.email
+        return true() if self.admin else owner == bindparam("viewer", self.email)
 
     def sees(
         self,
@@ -48,7 +63,8 @@ class Viewer:
         own = self.owns(owner)
         if self.admin or not self.groups:
             return own
+        groups = bindparam("viewer_groups", sorted(self.groups), String, expanding=True)
         shared = select(Permission.artifact_id).where(
-            Permission.kind == kind, Permission.group_id.in_(sorted(self.groups))
+            Permission.kind == kind, Permission.group_id.in_(groups)
         )
         return own | artifact_id.in_(shared)

@@ -113,6 +113,7 @@ def gateway(
             workers=workers,
             http="geostudio_dagster.gateway.protocol:PatientProtocol",
             log_level="warning",
+            access_log=False,  # metrics count the calls
             # The headers of a proxy are believed only from where the operator says so.
             forwarded_allow_ips=os.environ.get("FORWARDED_ALLOW_IPS", "127.0.0.1"),
             timeout_graceful_shutdown=10,

@@ -74,7 +74,21 @@ def principal_of(
     return Principal(viewer, "key")
 
 
-Caller = Annotated[Principal, Depends(principal_of)]
+async def identify(
+    request: Request, principal: Annotated[Principal, Depends(principal_of)]
+) -> None:
+    """See who asks, before anything else of a route: :data:`Caller` is who that was."""
+    request.state.principal = principal
+
+
+async def _identified(request: Request) -> Principal:
+    # FastAPI resolves what a dependency depends on each time that the dependency is named, so
+    # naming principal_of twice would do much of its work twice.
+    principal: Principal = request.state.principal
+    return principal
+
+
+Caller = Annotated[Principal, Depends(_identified)]
 
 
 async def administrator(caller: Caller) -> Principal:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from geostudio_dagster.catalog import Viewer
-from geostudio_dagster.catalog.listing import RequestFilter
+from geostudio_dagster.catalog import Catalog, Viewer
+from geostudio_dagster.catalog.listing import RequestFilter, _page_of_requests
 from geostudio_dagster.catalog.pages import Paging
 from geostudio_dagster.catalog.states import RequestStatus
 from geostudio_dagster.errors import InvalidRequest, NotFound
@@ -60,6 +61,53 @@ def test_filters(drive: Driver) -> None:
         _ids(drive, ANN, Paging(sort="owner"))
 
 
+def test_totals_are_exact_on_every_page_and_beyond_the_end(drive: Driver) -> None:
+    catalog = drive.catalog
+    mine = [_write(drive, ANN, name=f"scene {number}") for number in range(5)]
+    _write(drive, BOB)
+    catalog.delete_request(mine.pop(), ANN)
+
+    def asked(viewer: Viewer, page: Paging, **wanted: Any) -> tuple[int, int]:
+        total, records = catalog.list_requests(viewer, RequestFilter(**wanted), page)
+        return total, len(records)
+
+    assert asked(ANN, Paging(limit=3)) == (4, 3)
+    assert asked(ANN, Paging(limit=3, skip=3)) == (4, 1)
+    assert asked(ANN, Paging(skip=4)) == (4, 0)
+    assert asked(ROOT, Paging(limit=1, skip=1_000_000)) == (5, 0)
+    assert asked(ANN, Paging(), location="nowhere") == (0, 0)
+    assert asked(ROOT, Paging(q="scene 3"), created_by=ANN.email) == (1, 1)
+
+
+def test_statements_are_kept_but_never_for_whom_they_were_made(drive: Driver) -> None:
+    mine, other = _write(drive, ANN), _write(drive, BOB)
+    for viewer, id_, name in ((ANN, mine, "wetlands"), (BOB, other, "forests")):
+        group = drive.catalog.create_group(viewer, name, None).id
+        drive.catalog.share_artifact(viewer, group, "inference_run", id_)
+        member = Viewer(f"member of {name}", groups=frozenset({group}))
+        assert _ids(drive, member) == [id_]
+        assert drive.catalog.visible_request(id_, member).owner == viewer.email
+        with pytest.raises(NotFound):
+            drive.catalog.owned_request(id_, member)
+    for viewer, seen in ((ANN, [mine]), (BOB, [other]), (ROOT, [other, mine]), (ANN, [mine])):
+        assert _ids(drive, viewer) == seen
+        assert _ids(drive, viewer, Paging(q="vienna")) == []
+
+
+def test_sqlite_counts_from_an_index_alone(sqlite_template: Path) -> None:
+    catalog = Catalog.open(f"sqlite:///{sqlite_template}")
+    for viewer, index in ((ROOT, "ix_requests_live"), (ANN, "ix_requests_live_of_owner")):
+        query = _page_of_requests(viewer.pattern, frozenset(), Paging().pattern)
+        compiled = query.compile(catalog._reader)
+        plan = f"EXPLAIN QUERY PLAN {compiled}"
+        with catalog._read() as session:
+            values = {**compiled.params, **viewer.values, **Paging().values}
+            given = tuple(values[name] for name in compiled.positiontup or ())
+            lines = session.connection().exec_driver_sql(plan, given).all()
+        assert [f"COVERING INDEX {index}" in line[3] for line in lines].count(True) == 2
+    catalog.close()
+
+
 def test_deleted_is_gone_and_stopped_and_told_of(drive: Driver) -> None:
     r = drive.planned(2, 1)
     deleted = drive.catalog.delete_request(r, ROOT)
@@ -78,11 +126,11 @@ def test_deleted_is_gone_and_stopped_and_told_of(drive: Driver) -> None:
 
 def test_counts_and_pages_of_tasks(drive: Driver) -> None:
     r, other = drive.planned(7, 2), drive.planned(1, 1)
-    assert drive.catalog.step_counts([r, other]) == {
-        r: {"READY": 7, "WAITING": 21},
-        other: {"READY": 1, "WAITING": 3},
+    assert drive.catalog.figures_of_requests([r, other, "none"]) == {
+        r: ({"READY": 7, "WAITING": 21}, {"READY": 7}),
+        other: ({"READY": 1, "WAITING": 3}, {"READY": 1}),
+        "none": ({}, {}),
     }
-    assert drive.catalog.task_counts([r]) == {r: {"READY": 7}}
     assert [task.number for task in drive.catalog.each_task(r)] == list(range(7))
     assert [task.number for task in drive.catalog.each_task(r, skip=2, limit=3)] == [2, 3, 4]
     assert list(drive.catalog.each_task(r, skip=7)) == []

@@ -53,10 +53,9 @@ class Figures:
             }
         missing = [record for record in records if record.id not in found]
         asked = [record.id for record in missing if record.n_tasks]
-        steps = place.catalog.step_counts(asked) if asked else {}
-        tasks = place.catalog.task_counts(asked) if asked else {}
+        figures = place.catalog.figures_of_requests(asked)
         for record in missing:
-            found[record.id] = (steps.get(record.id, {}), tasks.get(record.id, {}))
+            found[record.id] = figures.get(record.id, ({}, {}))
         with self._lock:
             for record in missing:
                 if record.status not in LIVE_REQUESTS:
@@ -75,7 +74,8 @@ def inference_documents(
 ) -> list[Document]:
     """Many requests as their owners read them."""
     counts = figures.of(place, records)
-    layers = place.catalog.layers_of_requests([record.id for record in records])
+    planned = [record.id for record in records if record.n_tasks]
+    layers = place.catalog.layers_of_requests(planned)
     return [
         _inference_document(place, record, *counts[record.id], layers.get(record.id, ()))
         for record in records

@@ -188,12 +188,11 @@ def tasks(
     status: StepStatus | None = None,
     limit: Annotated[int | None, Query(ge=1, le=_MOST_TASKS)] = None,
     skip: Annotated[int, Query(ge=0, le=_MOST_TASKS)] = 0,
-) -> StreamingResponse:
+) -> Response:
     """All tasks of a request (or a page of them) in the order of the plan, planning last."""
     record = _visible(place, caller, inference_id)
-    return StreamingResponse(
-        _tasks_body(place, record, status, skip, limit), media_type="application/json"
-    )
+    body = _tasks_body(place, record, status, skip, limit)
+    return _whole_or_streamed(body, "application/json")
 
 
 def _tasks_body(
@@ -219,12 +218,23 @@ def _tasks_body(
 
 def _with_list(head: dict[str, Any], name: str, items: Iterable[Any]) -> Iterator[str]:
     """A JSON object that ends in a long list, in pieces."""
-    yield f'{json.dumps(head)[:-1]}, "{name}": ['
+    text = f'{json.dumps(head)[:-1]}, "{name}": ['
     separator = ""
     for part in batched(items):
-        yield separator + ", ".join(map(json.dumps, part))
+        if separator:
+            yield text
+            text = ""
+        text += separator + ", ".join(map(json.dumps, part))
         separator = ", "
-    yield "]}"
+    yield text + "]}"
+
+
+def _whole_or_streamed(pieces: Iterator[str], media_type: str) -> Response:
+    """What is one piece is sent as such; more are sent as they are made."""
+    first, second = next(pieces), next(pieces, None)
+    if second is None:
+        return Response(first, media_type=media_type)
+    return StreamingResponse(chain((first, second), pieces), media_type=media_type)
 
 
 def batched(items: Iterable[Any], size: int = 200) -> Iterator[list[Any]]:
@@ -240,14 +250,12 @@ def batched(items: Iterable[Any], size: int = 200) -> Iterator[list[Any]]:
     response_class=GeoJSONResponse,
     responses=responses(404),
 )
-def tasks_geojson(inference_id: UUID, caller: Caller, place: Place) -> StreamingResponse:
+def tasks_geojson(inference_id: UUID, caller: Caller, place: Place) -> Response:
     """The outlines of a request's tasks (EPSG:4326) with how each stands."""
     record = _visible(place, caller, inference_id)
     items = documents.features(place.catalog.each_task(record.id))
-    return StreamingResponse(
-        _with_list({"type": "FeatureCollection"}, "features", items),
-        media_type=GeoJSONResponse.media_type,
-    )
+    body = _with_list({"type": "FeatureCollection"}, "features", items)
+    return _whole_or_streamed(body, GeoJSONResponse.media_type)
 
 
 @router.get("/{inference_id}/layers", operation_id="inference_layers", responses=responses(404))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -119,8 +121,10 @@ class Deployed(BaseModel):
 
 def model_document(card: CardRecord) -> ModelGetResponse:
     """A model, with what its owner did not tell taken from its bundle."""
-    manifest = None if card.manifest is None else BundleManifest.model_validate(card.manifest)
-    known = {} if manifest is None else told_by(manifest)
+    bundle = None
+    known: Mapping[str, Any] = {}
+    if card.model_id is not None and card.manifest is not None:
+        bundle, known = _of_bundle(_Bundle(card.model_id, card.manifest))
 
     def told(field: str) -> Any:
         value = card.details.get(field)
@@ -146,8 +150,22 @@ def model_document(card: CardRecord) -> ModelGetResponse:
         updated_at=card.updated_at,
         status=card.status,
         error=card.details.get("error"),
-        bundle=None if manifest is None else _bundle(str(card.model_id), manifest),
+        bundle=bundle,
     )
+
+
+@dataclass(frozen=True)
+class _Bundle:
+    """A registered bundle, whose manifest never changes: it is told apart by its id alone."""
+
+    model_id: str
+    manifest: Document = field(compare=False)
+
+
+@lru_cache(maxsize=1000)
+def _of_bundle(bundle: _Bundle) -> tuple[BundleOut, Mapping[str, Any]]:
+    manifest = BundleManifest.model_validate(bundle.manifest)
+    return _bundle(bundle.model_id, manifest), told_by(manifest)
 
 
 def told_by(manifest: BundleManifest) -> Mapping[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Depends
 
-from geostudio_dagster.gateway.principal import principal_of
+from geostudio_dagster.gateway.principal import identify
 from geostudio_dagster.gateway.problems import responses
 from geostudio_dagster.gateway.v2 import (
     events,
@@ -24,18 +24,19 @@ from geostudio_dagster.gateway.v2 import (
     webhooks,
 )
 
+# Those that are asked for most come first: routes are tried in this order.
 _MODULES = (
+    inference,
+    tasks,
+    models,
     keys,
     groups,
-    inference,
     events,
-    tasks,
     shares,
     logs,
     notifications,
     webhooks,
     processors,
-    models,
     tunes,
     tunes_and_models,
     sources,
@@ -45,6 +46,6 @@ _MODULES = (
 
 router = APIRouter(prefix="/v2", responses=responses(401, 413, 415, 422, 503))
 for _module in _MODULES:
-    router.include_router(_module.router, dependencies=[Depends(principal_of)])
+    router.include_router(_module.router, dependencies=[Depends(identify)])
     if hasattr(_module, "open_router"):
         router.include_router(_module.open_router)

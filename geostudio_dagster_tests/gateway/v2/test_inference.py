@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from uuid import uuid4
@@ -164,6 +165,27 @@ def test_all_tasks_of_a_request_are_listed(inside: Api, ann: httpx.Client) -> No
     assert len(features) == 731
     assert features[7]["properties"]["status"] == "READY"
     assert features[7]["geometry"]["coordinates"][0][0] == [7, 0]
+
+
+def test_long_lists_of_tasks_come_in_pieces_and_short_ones_whole(
+    inside: Api, ann: httpx.Client
+) -> None:
+    request = post(ann, wish(inside))
+    planned(inside, request, 450)
+    for path, name in (("tasks", "tasks"), ("tasks.geojson", "features")):
+        address = f"/v2/inference/{request}/{path}"
+        with ann.stream("GET", address) as answer:
+            assert "content-length" not in answer.headers
+            items = json.loads(answer.read())[name]
+        ids = [item.get("task_id") or item["id"] for item in items]
+        assert ids[:450] == [f"{request}-task_{number}" for number in range(450)]
+    short = ann.get(f"/v2/inference/{request}/tasks", params={"limit": 3, "skip": 448})
+    assert int(short.headers["content-length"]) == len(short.content)
+    assert [item["task_id"].rpartition("_")[2] for item in short.json()["tasks"]] == [
+        "448",
+        "449",
+        "planning",
+    ]
 
 
 def test_counts_are_of_steps_and_the_status_never_says_completed_early(

@@ -166,6 +166,25 @@ def test_whichever_worker_is_asked_tells_the_counts_of_all(two_workers: str) -> 
     assert value(text, "geostudio_catalog_up") == 1
 
 
+def test_every_worker_refuses_a_revoked_key_at_once(
+    two_workers: str, installation: Installation
+) -> None:
+    record, value = installation.catalog.create_key("ann@example.org", days=1)
+
+    def statuses() -> set[int]:
+        # A connection each, so that both workers are asked.
+        asked = {"headers": {"X-API-Key": value}, "trust_env": False}
+        return {httpx.get(f"{two_workers}/v2/models", **asked).status_code for _ in range(12)}
+
+    assert statuses() == {200}
+    installation.catalog.set_key_active(record.id, False)
+    assert statuses() == {401}
+    installation.catalog.set_key_active(record.id, True)
+    assert statuses() == {200}
+    installation.catalog.revoke_key(record.id)
+    assert statuses() == {401}
+
+
 def test_alive_and_ready_as_upstream_says_it(inside: Api) -> None:
     nobody = inside.client(None)
     assert nobody.get("/health/livez").json() == {"status": "UP", "version": __version__}
