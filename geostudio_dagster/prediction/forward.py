@@ -125,9 +125,8 @@ class ForwardPass:
         workers = ThreadPoolExecutor(
             self._plan.workers, "forward", torch.set_num_threads, (self._plan.threads,)
         )
-        # Also a single worker has a thread of its own: this one blends meanwhile, small work that
-        # would take ten times the CPU time if it were spread over threads.
-        with workers as pool, _threads(1):
+        # Also a single worker has a thread of its own: this one blends meanwhile.
+        with workers as pool:
             yield from self._overlapped(pool, batches)
 
     def _overlapped(
@@ -212,10 +211,14 @@ class _Copies:
 
 
 @contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """Threads per operation in the body; what it was before, afterwards."""
+def one_thread() -> Iterator[None]:
+    """One thread per operation of this thread in the body; as many as before, afterwards.
+
+    For blending and the like: small work that takes ten times the CPU time if it is spread over
+    threads, which then also spin for more of it while the forward pass needs the cores.
+    """
     before = torch.get_num_threads()
-    torch.set_num_threads(count)
+    torch.set_num_threads(1)
     try:
         yield
     finally:
