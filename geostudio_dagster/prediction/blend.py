@@ -47,8 +47,12 @@ class Blender:
         self._device = device
         self._sink = sink
         self._seam = seam
-        self._row_weights = [torch.from_numpy(item).to(device) for item in grid.rows.weights]
-        self._col_weights = [torch.from_numpy(item).to(device) for item in grid.cols.weights]
+        self._down = [torch.from_numpy(item).to(device) for item in grid.rows.weights]
+        self._right = [torch.from_numpy(item).to(device) for item in grid.cols.weights]
+        # All but the outermost columns weigh alike.
+        kinds: dict[bytes, int] = {}
+        self._kinds = [kinds.setdefault(item.tobytes(), len(kinds)) for item in grid.cols.weights]
+        self._weights: dict[int, Tensor] = {}  # (size, size), by kind, of the current row
         self._clear(Box(core.col, core.row, 0, 0))
 
     def begin(self, panel: Panel) -> None:
@@ -62,6 +66,7 @@ class Blender:
         first = row.top - self._top
         self._valid[first : first + len(row.valid)] = row.valid
         self._stop = row.top + len(row.valid)
+        self._weights.clear()
         for patch, edge in self._seam.take(row.row):
             self._sum(patch, edge.to(self._device), self._box.col)
 
@@ -93,11 +98,16 @@ class Blender:
         low, high = max(low, box.row), min(high, box.bottom)
         first, last = max(first, box.col), min(last, box.right)
         top, start = grid.rows.starts[patch.row], grid.cols.starts[patch.col]
-        down = self._row_weights[patch.row][low - top : high - top]
-        right = self._col_weights[patch.col][first - start : last - start]
         sums = self._sums[:, low - self._top : high - self._top, first - box.col : last - box.col]
         scores = output[:, low - top : high - top, first - left : last - left]
-        sums.addcmul_(scores, torch.outer(down, right))
+        weights = self._weights_of(patch)[low - top : high - top, first - start : last - start]
+        sums.addcmul_(scores, weights)
+
+    def _weights_of(self, patch: Patch) -> Tensor:
+        kind = self._kinds[patch.col]
+        if kind not in self._weights:
+            self._weights[kind] = torch.outer(self._down[patch.row], self._right[patch.col])
+        return self._weights[kind]
 
     def _hand_on(self, until: int) -> None:
         count = until - self._top
