@@ -6,9 +6,19 @@ from pathlib import Path
 from bench import accuracy, engine
 from bench.report import conclude
 from bench.samples import Samples
+from geostudio_dagster.prediction import PredictOptions
+from geostudio_dagster.prediction.forward import choose_device
 
 OUT = Path(__file__).parent / "out"
 PARTS = ("floor", "versus", "starts", "memory", "precision", "patches")
+FLOOR = "unet@8192,prithvi_tiny@8192,prithvi_100@4096"
+GPU_FLOOR = "unet@8192,prithvi_tiny@8192,prithvi_100@8192,prithvi_300@8192"
+EPILOG = """
+The default set takes about 45 minutes on 2 idle cores with AMX. What it leaves out there on
+account of time, Prithvi of 100M parameters on 8192 x 8192 pixels, takes another 50:
+
+    python -m bench --parts floor --floor prithvi_100@8192 --append
+"""
 
 
 def main() -> None:
@@ -35,12 +45,17 @@ def main() -> None:
 
 
 def _settings():
-    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m bench",
+        description=__doc__,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--parts", default=",".join(PARTS), help="by comma; none only reports")
     parser.add_argument(
         "--floor",
-        default="unet@4096,prithvi_tiny@2048,prithvi_100@1024",
-        help="model@side by comma: the engine beside its floor; see bench/models.py",
+        help=f"model@side by comma: the engine beside its floor, {FLOOR} by default, on a GPU "
+        f"{GPU_FLOOR}; see bench/models.py",
     )
     parser.add_argument("--versus", default="unet@2048", help="the same, beside TerraTorch")
     parser.add_argument("--precisions", default="exact,auto")
@@ -60,6 +75,7 @@ def _settings():
     parser.add_argument("--place", type=Path, default=OUT, help="folder of models, scenes, results")
     settings = parser.parse_args()
     settings.place = settings.place.resolve()
+    settings.floor = settings.floor or _usual_floor(settings.device)
     if settings.quick:
         settings.rounds, settings.tiles, settings.tile = 1, 3, 512
         settings.floor, settings.versus, settings.memory = "unet@1024", "unet@1024", "2048,8192"
@@ -67,6 +83,11 @@ def _settings():
         setattr(settings, name, [item for item in getattr(settings, name).split(",") if item])
     settings.memory = [int(size) for size in settings.memory]
     return settings
+
+
+def _usual_floor(device):
+    device = choose_device(PredictOptions(device=device))
+    return GPU_FLOOR if device.startswith("cuda") else FLOOR
 
 
 if __name__ == "__main__":

@@ -41,6 +41,7 @@ class Ours:
         """Keep all patches in memory, normalised, as the engine's reader makes them."""
         from geostudio_dagster.prediction.batches import BatchReader
         from geostudio_dagster.prediction.forward import host_memory
+        from geostudio_dagster.prediction.panels import panels
         from geostudio_dagster.prediction.report import StageClock
         from geostudio_dagster.raster.patches import PatchGrid
         from geostudio_dagster.raster.scene import Scene
@@ -53,6 +54,7 @@ class Ours:
                 scene,
                 grid,
                 core,
+                panels(grid, core, core.width),
                 batch_size=1,
                 fill=0.0,
                 clock=StageClock("read", "normalise"),

@@ -37,15 +37,17 @@ def conclude(samples, place: Path):
 
 def _figures(details):
     """The figures that goals are set for; None for what was not measured."""
-    floors = {}
+    floors, busy = {}, {}
     for case, found in details["floor"].items():
         for precision, value in found["ratios"].items():
             floors[f"{case} {precision}"] = value["wall"]
+            busy[f"{case} {precision}"] = found["busy"][precision]["wall"]
     versus = next(iter(details["versus"].values()), {"ratios": {}})["ratios"]
     starts = next(iter(details["starts"].values()), {})
     light = details["memory"].get("light", [])
     return {
         "over_floor": floors,
+        "forward_busy": busy,
         "over_terratorch_defaults_exact": _wall(versus.get("defaults, exact")),
         "over_terratorch_defaults_auto": _wall(versus.get("defaults, auto")),
         "over_terratorch_best": _wall(versus.get("best, auto")),
@@ -95,7 +97,19 @@ def _floor(samples):
         for precision in ("exact", "auto")
     }
     ratios = {precision: value for precision, value in found.items() if value}
-    return {"ratios": ratios, "medians": medians(samples)}
+    return {"ratios": ratios, "busy": _busy(samples, ratios), "medians": medians(samples)}
+
+
+def _busy(samples, precisions):
+    """Share of the engine's wall time that the forward pass of the same patches alone takes."""
+    return {
+        precision: ratio(
+            samples,
+            (f"forward {precision}", f"engine {precision}"),
+            lambda forward, engine: forward["wall"] / engine["wall"],
+        )
+        for precision in precisions
+    }
 
 
 def _versus(samples):
@@ -174,6 +188,8 @@ def _print(details):
                         f"CPU {value['cpu']}, {value['rounds']} rounds, {value['disturbed']} of "
                         "all were disturbed)"
                     )
+            for label, value in found.get("busy", {}).items():
+                console.print(f"{label}: the forward pass is busy for {value['wall']:.1%} of it")
             console.print()
     for part in ("starts", "memory", "flips"):
         for case, found in details[part].items():

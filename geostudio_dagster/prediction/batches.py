@@ -6,12 +6,13 @@ This runs in a thread of its own, a few batches ahead of the forward pass.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+from geostudio_dagster.prediction.panels import Panel
 from geostudio_dagster.prediction.report import StageClock
 from geostudio_dagster.raster.patches import Box, PatchGrid
 from geostudio_dagster.raster.scene import Scene
@@ -25,8 +26,8 @@ _MOST_ROWS_PER_BATCH = 8
 class RowStart:
     """The patches of grid row ``row`` come next.
 
-    ``valid`` (rows, columns of the core) are the core's pixel rows from ``top`` on that this
-    grid row is the first to cover.
+    ``valid`` (rows, columns of the panel) are the pixel rows from ``top`` on that this grid row
+    is the first to cover.
     """
 
     row: int
@@ -44,14 +45,14 @@ class Patch:
 
 @dataclass(slots=True)
 class Batch:
-    """Patches that go through the model together, and the row starts in between.
+    """Patches that go through the model together, and the panels and rows that start in between.
 
     ``pixels`` is float32 (batch size, channels, size, size), always of full size, so that a
     patch gives the same numbers whatever it is computed with; slots from ``used`` on are zero.
     """
 
     pixels: NDArray[np.float32]
-    events: list[RowStart | Patch] = field(default_factory=list)
+    events: list[Panel | RowStart | Patch] = field(default_factory=list)
     used: int = 0
 
     @property
@@ -62,7 +63,7 @@ class Batch:
 
 
 class BatchReader:
-    """Batches of the patches that contribute to ``core``, in row-major patch order.
+    """Batches of the patches that contribute to ``core``, panel by panel, in row-major order.
 
     ``room`` makes float32 memory of a shape; what it holds doesn't matter.
     """
@@ -72,6 +73,7 @@ class BatchReader:
         scene: Scene,
         grid: PatchGrid,
         core: Box,
+        panels: Sequence[Panel],
         *,
         batch_size: int,
         fill: float,
@@ -81,6 +83,7 @@ class BatchReader:
         self._scene = scene
         self._grid = grid
         self._core = core
+        self._panels = panels
         self._batch_size = batch_size
         self._fill = np.float32(fill)
         self._clock = clock
@@ -96,36 +99,42 @@ class BatchReader:
         self._spare.append(batch.pixels)
 
     def batches(self) -> Iterator[Batch]:
-        """Read the scene once, downwards. Batches run across the ends of rows of patches."""
-        grid, core = self._grid, self._core
-        rows, cols = grid.within(core)
-        strip = self._strip(rows, cols)
+        """Read each panel once, downwards. Batches run across the ends of rows and panels."""
         batch = self._empty()
-        covered = core.row
-        for row in rows:
-            with self._clock.measure("read"):
-                strip.advance(grid.rows.starts[row])
-            bottom = min(grid.rows.extent(row)[1], core.bottom)
-            valid = strip.valid(Box(core.col, covered, core.width, bottom - covered))
-            batch.events.append(RowStart(row, covered, valid))
-            covered = bottom
-            for col in cols:
-                self._put(batch, strip, row, col)
-                if batch.full:
-                    batch.pixels[batch.used :] = 0
-                    yield batch
-                    batch = self._empty()
+        for panel in self._panels:
+            batch.events.append(panel)
+            strip = self._strip(panel)
+            for start in self._rows(panel, strip):
+                batch.events.append(start)
+                for col in panel.cols:
+                    self._put(batch, strip, start.row, col)
+                    if batch.full:
+                        batch.pixels[batch.used :] = 0
+                        yield batch
+                        batch = self._empty()
         if batch.events:
             batch.pixels[batch.used :] = 0
             yield batch
 
-    def _strip(self, rows: range, cols: range) -> SceneStrip:
-        """The part of the scene that the patches of these rows and columns lie in."""
-        grid = self._grid
+    def _strip(self, panel: Panel) -> SceneStrip:
+        """The part of the scene that the panel's patches lie in."""
+        grid, rows, cols = self._grid, self._grid.within(self._core)[0], panel.cols
         top, left = grid.rows.starts[rows[0]], grid.cols.starts[cols[0]]
         bottom = min(grid.rows.starts[rows[-1]] + grid.size, grid.height)
         right = min(grid.cols.starts[cols[-1]] + grid.size, grid.width)
         return SceneStrip(self._scene, (left, right), (top, bottom), grid.size)
+
+    def _rows(self, panel: Panel, strip: SceneStrip) -> Iterator[RowStart]:
+        """The rows of patches, each with the strip's pixels where it needs them."""
+        grid, box = self._grid, panel.box
+        covered = box.row
+        for row in grid.within(self._core)[0]:
+            with self._clock.measure("read"):
+                strip.advance(grid.rows.starts[row])
+            bottom = min(grid.rows.extent(row)[1], box.bottom)
+            valid = strip.valid(Box(box.col, covered, box.width, bottom - covered))
+            yield RowStart(row, covered, valid)
+            covered = bottom
 
     def _empty(self) -> Batch:
         if self._spare:

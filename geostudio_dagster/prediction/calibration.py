@@ -152,25 +152,29 @@ def _measuring(model: Model, shape: tuple[int, int, int]) -> Measure:
         patches = plan.workers * plan.batch_size
         if not gpu and grown * patches / flying > _MOST_BYTES:
             return float("inf")  # not even to try: the peak would stay with the process
-        try:
-            took, count = _timed(model, plan, shape, plan.workers), plan.workers
-            if took < _LONG_S:
-                count = 2 * plan.workers
-                took = min(_timed(model, plan, shape, count) for _ in range(2))
-        except torch.OutOfMemoryError:
+        took, count = _timed(model, plan, shape, plan.workers), plan.workers
+        if took < _LONG_S:
+            count = 2 * plan.workers
+            took = min(_timed(model, plan, shape, count) for _ in range(2))
+        if gpu and _crowded(plan.device):
             return float("inf")
-        if gpu:
-            free, everything = torch.cuda.mem_get_info(plan.device)
-            if free < (1 - _MOST_GPU) * everything:
-                return float("inf")
-        elif patches > flying:
+        if not gpu and patches > flying:
             flying, grown = patches, peak_rss() - start
         return took / (count * plan.batch_size)
 
     return measure
 
 
+def _crowded(device: str) -> bool:
+    """Whether a GPU has too little memory left. What torch keeps for later is given back then."""
+    free, everything = torch.cuda.mem_get_info(device)
+    # Or the next, smaller plan would be charged for it.
+    torch.cuda.empty_cache()
+    return free < (1 - _MOST_GPU) * everything
+
+
 def _timed(model: Model, plan: ForwardPlan, shape: tuple[int, int, int], count: int) -> float:
+    """Seconds for ``count`` batches; infinity where memory does not do for one as a whole."""
     room = host_memory(plan.device)
     pixels = [room((plan.batch_size, *shape)) for _ in range(min(count, plan.workers + 1))]
     for number, item in enumerate(pixels):
@@ -182,9 +186,12 @@ def _timed(model: Model, plan: ForwardPlan, shape: tuple[int, int, int], count: 
 
     passing = ForwardPass(model, plan, StageClock("forward"))
     began = time.perf_counter()
-    for _ in passing.over(batches()):
-        pass
-    return time.perf_counter() - began
+    try:
+        for _ in passing.over(batches()):
+            pass
+    except torch.OutOfMemoryError:
+        return float("inf")
+    return time.perf_counter() - began if passing.fits == plan.batch_size else float("inf")
 
 
 def _key(

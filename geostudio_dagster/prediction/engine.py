@@ -2,7 +2,7 @@
 
 A reading thread makes batches a little ahead; this thread (or its workers) runs the model and
 blends; finished rows go to a scratch file, which becomes a COG at the end. Wide scenes are
-worked in panels, each of which is a window of the scene's one patch grid.
+worked in panels, each of which has some columns of the scene's one patch grid.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ from geostudio_dagster.models.bundle import Bundle, with_patch
 from geostudio_dagster.models.cache import loaded
 from geostudio_dagster.prediction.batches import Batch, BatchReader, Patch
 from geostudio_dagster.prediction.options import PredictOptions
+from geostudio_dagster.prediction.panels import Panel, panels
 from geostudio_dagster.prediction.readahead import read_ahead
 from geostudio_dagster.prediction.report import PredictionReport, StageClock, peak_rss
 from geostudio_dagster.prediction.timeline import write_timeline
-from geostudio_dagster.raster.cog import BLOCK, write_cog
+from geostudio_dagster.raster.cog import write_cog
 from geostudio_dagster.raster.patches import Box, PatchGrid
 from geostudio_dagster.raster.scene import Scene, Source
 from geostudio_dagster.raster.strips import load_rows
@@ -40,10 +41,13 @@ if TYPE_CHECKING:
     from geostudio_dagster.prediction.blend import Blender
     from geostudio_dagster.prediction.forward import ForwardPlan
     from geostudio_dagster.prediction.output import PredictionFile
+    from geostudio_dagster.prediction.seams import Seam
 
 log = logging.getLogger(__name__)
 
 _GDAL_CACHE = 32 * 1024**2  # bytes, unlike the environment variable, which is in megabytes
+# A thread decodes some 30 Mpx/s of 6 bands. A model on 2 cores wants 2 Mpx/s, on a GPU 100.
+_MOST_DECODERS = 8
 _STAGES = ("model", "calibrate", "read", "normalise", "stall", "forward", "blend", "write", "cog")
 _VERSIONS = ("geostudio-dagster", "torch", "rasterio", "numpy")
 
@@ -83,7 +87,7 @@ def predict(
     """
     options = options or PredictOptions()
     clock = StageClock(*_STAGES, profiling=options.profile is not None)
-    decoders = max(1, min(4, usable_cores() // 4))
+    decoders = max(1, min(_MOST_DECODERS, usable_cores() // 2))
     with (
         rasterio.Env(GDAL_CACHEMAX=_GDAL_CACHE),
         Scene(source, bundle.manifest, decoders) as scene,
@@ -176,8 +180,10 @@ class _Run:
         progress: Progress | None,
         cancelled: Callable[[], bool] | None,
     ) -> PredictionFile:
-        """Predict every panel of the core into the scratch raster at ``path``."""
+        """Predict the core into the scratch raster at ``path``."""
+        from geostudio_dagster.prediction.forward import beside
         from geostudio_dagster.prediction.output import PredictionFile
+        from geostudio_dagster.prediction.seams import Seam
 
         output = PredictionFile(
             path,
@@ -187,15 +193,14 @@ class _Run:
             channels=self._model.channels,
             clock=self._clock,
         )
-        with output.raster:
+        with output.raster, Seam(path.parent) as seam, beside(self._plan.device):
             output.describe(self._tags() | tags)
             sink = _Progressing(output, self._core, progress)
-            for panel in self._panels():
-                self._predict_panel(panel, sink, cancelled)
+            self._predict(sink, seam, cancelled)
         return output
 
-    def _predict_panel(
-        self, panel: Box, sink: _Progressing, cancelled: Callable[[], bool] | None
+    def _predict(
+        self, sink: _Progressing, seam: Seam, cancelled: Callable[[], bool] | None
     ) -> None:
         from geostudio_dagster.prediction.blend import Blender
         from geostudio_dagster.prediction.forward import ForwardPass, host_memory
@@ -203,13 +208,15 @@ class _Run:
         reader = BatchReader(
             self._scene,
             self._grid,
-            panel,
+            self._core,
+            panels(self._grid, self._core, self._widest()),
             batch_size=self._plan.batch_size,
             fill=self._bundle.manifest.fill,
             clock=self._clock,
             room=host_memory(self._plan.device),
         )
-        blender = Blender(self._grid, panel, self._model.channels, self._model.device, sink)
+        channels, device = self._model.channels, self._model.device
+        blender = Blender(self._grid, self._core, sink, seam, channels=channels, device=device)
         forward = ForwardPass(self._model, self._plan, self._clock)
         with (
             read_ahead(reader.batches(), self._clock) as batches,
@@ -220,7 +227,7 @@ class _Run:
                 _blend(batch, outputs, blender, self._clock)
                 reader.recycle(batch)
         blender.finish()
-        self._skipped += reader.skipped
+        self._skipped = reader.skipped
 
     def report(self, output: PredictionFile) -> PredictionReport:
         """What happened, once the output is in place."""
@@ -271,18 +278,13 @@ class _Run:
             "GEOSTUDIO_SCALE_TAGS": "applied" if manifest.scaled_by_tags else "ignored",
         }
 
-    def _panels(self) -> Iterator[Box]:
-        """The core cut into columns that fit the memory; one, unless it is very wide."""
-        core, size = self._core, self._grid.size
+    def _widest(self) -> int:
+        """Pixels that a panel may be wide for its rows to fit the memory."""
+        size = self._grid.size
         rows = size + load_rows(self._scene)
         per_column = rows * (len(self._scene.channels) * self._scene.dtype.itemsize + 1)
         per_column += size * (4 * self._model.channels + 1)
-        widest = max(self._memory // per_column - 2 * size, 2 * size, BLOCK)
-        count = -(-core.width // widest)
-        # Edges on the output's tiles, so that no tile is written twice.
-        step = -(-core.width // (count * BLOCK)) * BLOCK
-        for left in range(0, core.width, step):
-            yield Box(core.col + left, core.row, min(step, core.width - left), core.height)
+        return max(self._memory // per_column - 2 * size, 2 * size)
 
 
 class _Progressing:
@@ -347,7 +349,7 @@ def _patch_grid(scene: Scene, bundle: Bundle, options: PredictOptions) -> PatchG
 
 
 def _blend(batch: Batch, outputs: Tensor | None, blender: Blender, clock: StageClock) -> None:
-    """Take a batch's events in order: rows begin, patches add up."""
+    """Take a batch's events in order: panels and rows begin, patches add up."""
     slot = 0
     for event in batch.events:
         if isinstance(event, Patch):
@@ -355,6 +357,8 @@ def _blend(batch: Batch, outputs: Tensor | None, blender: Blender, clock: StageC
             with clock.measure("blend"):
                 blender.add(event, outputs[slot])
             slot += 1
+        elif isinstance(event, Panel):
+            blender.begin(event)
         else:
             blender.start(event)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,6 +72,8 @@ def plan_forward(options: PredictOptions, model: Model) -> ForwardPlan:
 def choose_device(options: PredictOptions) -> str:
     """The device that was asked for, or a GPU where there is one, or the processor.
 
+    A GPU's convolutions in float32 are that from now on, not TF32, which is 0.1 % off.
+
     Raises:
         TaskError: ``no_such_device``.
     """
@@ -82,6 +84,9 @@ def choose_device(options: PredictOptions) -> str:
         raise TaskError(
             "no_such_device", f"There is no device {device} for torch here; name cpu, or none."
         ) from error
+    if device.startswith("cuda"):
+        # Before a model is loaded, since loading compares its outputs (see models.folding).
+        torch.backends.cudnn.allow_tf32 = False
     return device
 
 
@@ -102,20 +107,22 @@ def host_memory(device: str) -> Callable[[tuple[int, ...]], NDArray[np.float32]]
 
 
 class ForwardPass:
-    """Runs a model over batches, one or several at a time; outputs come in the batches' order."""
+    """Runs a model over batches, one or several at a time; outputs come in the batches' order.
+
+    ``fits`` is how many patches go through the model at once: the plan's, halved whenever memory
+    runs out.
+    """
 
     def __init__(self, model: Model, plan: ForwardPlan, clock: StageClock) -> None:
         self._model = model
         self._plan = plan
         self._clock = clock
-        self._fits = plan.batch_size  # patches at once, halved whenever memory runs out
+        self.fits = plan.batch_size
         self._copies = _Copies(plan.device) if plan.device.startswith("cuda") else None
         # Importing terratorch sets "medium" for the whole process, which computes float32
         # products in bfloat16: 1 % off, and different from batch size to batch size. Not put
         # back afterwards, since another thread may be in the middle of its own forward pass.
         torch.set_float32_matmul_precision("highest")
-        if self._copies:
-            torch.backends.cudnn.allow_tf32 = False  # the same, for convolutions on a GPU
 
     def over(self, batches: Iterable[Batch]) -> Generator[tuple[Batch, Tensor | None]]:
         """Each batch with its output, float32 (batch size, channels, size, size).
@@ -126,9 +133,8 @@ class ForwardPass:
         workers = ThreadPoolExecutor(
             self._plan.workers, "forward", torch.set_num_threads, (self._plan.threads,)
         )
-        # Also a single worker has a thread of its own: this one blends meanwhile, small work that
-        # would take ten times the CPU time if it were spread over threads.
-        with workers as pool, _threads(1):
+        # Also a single worker has a thread of its own: this one blends meanwhile.
+        with workers as pool:
             yield from self._overlapped(pool, batches)
 
     def _overlapped(
@@ -152,18 +158,20 @@ class ForwardPass:
     ) -> tuple[Batch, Tensor | None]:
         batch, future = pending.popleft()
         with self._clock.measure("forward"):
-            return batch, future.result()
+            output = future.result()
+        if output is not None and output.is_cuda:
+            # Whoever takes it may use another stream; its memory is not free before that is done.
+            output.record_stream(torch.cuda.current_stream(output.device))
+        return batch, output
 
     def _run(self, batch: Batch) -> Tensor | None:
         if not batch.used:
             return None
         with self._clock.spanned("forward"), torch.inference_mode(), self._autocast():
-            pixels = torch.from_numpy(batch.pixels)
-            if self._copies is None:
-                return self._within_memory(pixels)
-            output = self._within_memory(self._copies.there(pixels))
-            # Until here the batch's memory may still be read, and its time is not over.
-            self._copies.wait()
+            output = self._within_memory(torch.from_numpy(batch.pixels))
+            if self._copies:
+                # Until here the batch's memory may still be read, and its time is not over.
+                self._copies.wait()
             return output
 
     def _autocast(self) -> Any:
@@ -176,17 +184,25 @@ class ForwardPass:
         parts: list[Tensor] = []
         done = 0
         while done < len(pixels):
-            size = min(self._fits, len(pixels) - done)
-            try:
-                parts.append(self._model(pixels[done : done + size]))
-            except torch.OutOfMemoryError:
-                if size == 1 or self._model.batch_size:
-                    raise
-                self._fits = size // 2
+            size = min(self.fits, len(pixels) - done)
+            output = self._attempt(pixels[done : done + size])
+            if output is None:
+                # Not before the attempt has returned: until then its layers hold their memory.
+                self.fits = size // 2
                 torch.cuda.empty_cache()
-            else:
-                done += size
+                continue
+            parts.append(output)
+            done += size
         return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _attempt(self, pixels: Tensor) -> Tensor | None:
+        """The output, or None where memory runs out but might do for half of the patches."""
+        try:
+            return self._model(self._copies.there(pixels) if self._copies else pixels)
+        except torch.OutOfMemoryError:
+            if len(pixels) == 1 or self._model.batch_size:
+                raise
+            return None
 
 
 class _Copies:
@@ -213,11 +229,26 @@ class _Copies:
 
 
 @contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """Threads per operation in the body; what it was before, afterwards."""
+def beside(device: str) -> Iterator[None]:
+    """What this thread does in the body, blending and the like, goes on beside the forward pass.
+
+    On a processor with one thread per operation: small work takes ten times the CPU time if it
+    is spread over threads, which then also spin for more while the forward pass needs the cores.
+    On a GPU on a stream of its own, or else waiting for finished rows would also wait for all
+    batches that were asked for since.
+    """
     before = torch.get_num_threads()
-    torch.set_num_threads(count)
+    torch.set_num_threads(1)
     try:
-        yield
+        with _stream(device):
+            yield
     finally:
         torch.set_num_threads(before)
+
+
+def _stream(device: str) -> AbstractContextManager[Any]:
+    if not device.startswith("cuda"):
+        return nullcontext()
+    # Of a higher priority (the lower the number), since what it does is short.
+    stream = torch.cuda.Stream(device, priority=-1)  # type: ignore[no-untyped-call]
+    return torch.cuda.stream(stream)

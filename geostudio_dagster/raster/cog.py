@@ -105,7 +105,7 @@ def write_cog(
     overviews: Overviews,
     *,
     threads: int = 2,
-    level: int = 6,
+    level: int = 5,
 ) -> None:
     """Make a COG of ``scratch``; ``target`` appears only when it is complete.
 

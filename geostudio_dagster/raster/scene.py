@@ -204,7 +204,7 @@ class Scene:
             _raise_own(path)
             raise TaskError(
                 "not_a_raster",
-                f"{Path(path).name} can't be opened as a GeoTIFF: {error}.",
+                f"{Path(path).name} can't be opened as a GeoTIFF: {str(error).rstrip('.')}.",
             ) from error
         return self._stack.enter_context(file)
 

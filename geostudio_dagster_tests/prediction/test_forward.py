@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +14,9 @@ from torch import Tensor, nn
 from geostudio_dagster.models.contract import InputSpec
 from geostudio_dagster.models.modules import TorchRuntime
 from geostudio_dagster.models.runtime import Model
+from geostudio_dagster.prediction import PredictOptions
 from geostudio_dagster.prediction.batches import Batch
+from geostudio_dagster.prediction.calibration import calibrated
 from geostudio_dagster.prediction.forward import ForwardPass, ForwardPlan
 from geostudio_dagster.prediction.report import StageClock
 
@@ -40,9 +44,12 @@ def batches(count: int) -> Iterator[Batch]:
         yield Batch(np.broadcast_to(pixels[:, None, None, None], (8, 1, 4, 4)).copy(), used=8)
 
 
+def model(network: nn.Module, batch_size: int | None = None) -> Model:
+    return Model(TorchRuntime(network, InputSpec(1, 4, (("", 1),)), "cpu", batch_size))
+
+
 def passing(network: nn.Module, batch_size: int | None = None) -> ForwardPass:
-    runtime = TorchRuntime(network, InputSpec(1, 4, (("", 1),)), "cpu", batch_size)
-    return ForwardPass(Model(runtime), PLAN, StageClock("forward"))
+    return ForwardPass(model(network, batch_size), PLAN, StageClock("forward"))
 
 
 def test_batches_are_halved_once_and_stay_so() -> None:
@@ -57,3 +64,16 @@ def test_batches_are_halved_once_and_stay_so() -> None:
 def test_what_never_fits_is_an_error(room: int, only: int | None) -> None:
     with pytest.raises(torch.OutOfMemoryError):
         list(passing(Narrow(room), only).over(batches(1)))
+
+
+def test_a_batch_that_only_fits_by_halves_is_not_chosen(tmp_path: Path) -> None:
+    rule = ForwardPlan("cpu", bfloat16=False, batch_size=4, workers=1, threads=1)
+    options = PredictOptions(workers=1, threads=1)
+    network = Narrow(room=4)
+    plan = calibrated(rule, options, model(network), folder=tmp_path, digest="d", shape=(1, 4, 4))
+    assert plan.batch_size <= 4
+    assert max(network.asked) == 8
+    (kept,) = tmp_path.iterdir()
+    measured = {item["batch_size"]: item for item in json.loads(kept.read_text())["measured"]}
+    assert measured[8]["ms_per_patch"] is None
+    assert measured[4]["ms_per_patch"] > 0

@@ -1,0 +1,82 @@
+"""Panels share the core and its patches among them, and change no pixel."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+
+from geostudio_dagster.models.bundle import Bundle
+from geostudio_dagster.prediction import PredictOptions, predict
+from geostudio_dagster.prediction.panels import panels
+from geostudio_dagster.raster.patches import Box, PatchGrid
+from geostudio_dagster_tests.prediction.builders import (
+    Convolutions,
+    read,
+    write_bundle,
+    write_raster,
+)
+
+
+@st.composite
+def grids(draw: st.DrawFn) -> PatchGrid:
+    size = draw(st.integers(1, 100))
+    overlap = draw(st.integers(0, size - 1))
+    width = draw(st.integers(1, 1500))
+    return PatchGrid(70, width, size, overlap, draw(st.integers(0, overlap // 2)))
+
+
+@given(grids(), st.data())
+@settings(max_examples=300, deadline=None)
+def test_each_pixel_and_each_patch_belongs_to_one_panel(
+    grid: PatchGrid, data: st.DataObject
+) -> None:
+    col = data.draw(st.integers(0, grid.width - 1))
+    core = Box(col, 3, data.draw(st.integers(1, grid.width - col)), 60)
+    widest = data.draw(st.integers(2 * grid.size, 2 * grid.size + 700))
+    found = panels(grid, core, widest)
+    pixels = [pixel for panel in found for pixel in range(panel.box.col, panel.box.right)]
+    assert pixels == list(range(core.col, core.right))
+    assert [col for panel in found for col in panel.cols] == list(grid.within(core)[1])
+    assert {(panel.box.row, panel.box.height) for panel in found} == {(core.row, core.height)}
+    for panel, next_panel in zip(found, [*found[1:], None], strict=True):
+        ends = [min(grid.cols.extent(col)[1], core.right) for col in panel.cols]
+        begins = [max(grid.cols.extent(col)[0], core.col) for col in panel.cols]
+        assert min(begins) == panel.box.col, "no patch reaches back"
+        assert max(ends) <= (next_panel.box.right if next_panel else core.right)
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return write_bundle(tmp_path_factory.mktemp("panels") / "bundle", Convolutions(2, 3), bands=2)
+
+
+@given(
+    width=st.integers(90, 400),
+    size=st.integers(16, 40),
+    share=st.floats(0, 0.8),
+    holes=st.booleans(),
+)
+@settings(
+    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_narrow_panels_give_the_same_file_from_as_many_patches(
+    bundle: Bundle, tmp_path: Path, *, width: int, size: int, share: float, holes: bool
+) -> None:
+    assume(width > 2 * size)
+    overlap = int(share * size)
+    pixels = np.random.default_rng(width).normal(size=(2, 75, width)).astype(np.float32)
+    if holes:
+        pixels[:, 10:60, width // 3 : width // 3 + 2 * size] = np.nan
+    scene = write_raster(tmp_path / "s.tif", pixels, block=32)
+    results = []
+    for memory in (1, 64 * 1024**2):
+        options = PredictOptions(patch=size, overlap=overlap, trim=overlap // 4, memory=memory)
+        target = tmp_path / f"{memory}.tif"
+        report = predict(scene, bundle, target, scratch=tmp_path, options=options)
+        results.append((report.patches, report.nodata_fraction, read(target).tobytes()))
+    assert results[0] == results[1]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1.tif", "67108864.tif", "s.tif"]
