@@ -164,7 +164,8 @@ def _name(target: Any) -> str:
 def _function(name: str) -> Callable[..., Any]:
     if operation := _OPERATORS.get(name):
         return operation
-    namespace, packet, overload = name.split(".")
+    namespace, _, rest = name.partition(".")
+    packet, _, overload = rest.partition(".")
     if namespace != "aten":
         raise UnwritableError(f"a call of {name}")
     found: Any = getattr(getattr(torch.ops.aten, packet), overload)
