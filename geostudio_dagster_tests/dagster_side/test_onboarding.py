@@ -301,7 +301,7 @@ def stalling() -> Iterator[tuple[str, threading.Event]]:
             """Keep the test output clean."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Stalled) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}", asked
         over.set()
         server.shutdown()
