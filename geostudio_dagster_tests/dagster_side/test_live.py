@@ -36,7 +36,7 @@ PATIENCE_S = 240  # with a busy machine
 LEASE_S = 20  # of silence; torch alone can take that long to import when the machine is busy
 OVER = {"COMPLETED", "COMPLETED_WITH_ERRORS", "FAILED", "STOPPED"}
 
-pytestmark = [pytest.mark.live, pytest.mark.xdist_group("live"), pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.live, pytest.mark.timeout(900)]
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,6 @@ from geostudio_dagster_tests.gateway.v2.serving import PATIENCE_S
 from geostudio_dagster_tests.gateway.v2.studio import Studio, open_studio
 from geostudio_dagster_tests.models.tunes import BANDS, CKPT, make_upload
 
-# One process for all of them: the studio with its finished request and tune is made once.
-pytestmark = pytest.mark.xdist_group("studio")
 STEPS = ["url-connector", "terratorch-inference", "postprocess-generic", "push-to-geoserver"]
 
 
