@@ -14,6 +14,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -114,22 +115,40 @@ def running(services: Iterable[Service], settings: Settings, home: Path) -> Iter
         if service.name == "webserver" and service.url:
             environment["GEOSTUDIO_DAGSTER_URL"] = service.url
     processes: dict[str, subprocess.Popen[bytes]] = {}
+    with _stopped_by_sigterm():
+        try:
+            for service in services:
+                processes[service.name] = _start(service, environment, logs)
+            for service in services:
+                _wait_for(service, processes[service.name], logs)
+            yield processes
+        finally:
+            stop_all(processes.values())
+
+
+def _start(service: Service, environment: dict[str, str], logs: Path) -> subprocess.Popen[bytes]:
+    with (logs / f"{service.name}.log").open("ab") as log:
+        return subprocess.Popen(
+            [sys.executable, *service.arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env=environment,
+            start_new_session=True,
+        )
+
+
+@contextmanager
+def _stopped_by_sigterm() -> Iterator[None]:
+    """SIGTERM ends this process as Ctrl-C does, with its clean-up, from the first service on."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are not this thread's to handle
+        return
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        for service in services:
-            with (logs / f"{service.name}.log").open("ab") as log:
-                processes[service.name] = subprocess.Popen(
-                    [sys.executable, *service.arguments],
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    env=environment,
-                    start_new_session=True,
-                )
-        for service in services:
-            _wait_for(service, processes[service.name], logs)
-        yield processes
+        yield
     finally:
-        stop_all(processes.values())
+        signal.signal(signal.SIGTERM, previous)
 
 
 @contextmanager
@@ -165,15 +184,12 @@ def watch(processes: Processes, settings: Settings) -> None:
     Raises:
         ServiceError: a process ended by itself.
     """
-    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         while True:
             check_alive(processes, settings)
             time.sleep(_POLL_S)
     except KeyboardInterrupt:
         return
-    finally:
-        signal.signal(signal.SIGTERM, previous)
 
 
 def stop_all(processes: Iterable[subprocess.Popen[bytes]]) -> None:

@@ -342,6 +342,24 @@ def test_dev_says_what_is_where_and_ctrl_c_stops_everything(tmp_path: Path) -> N
     assert [pid for pid in processes() if mine in environment(pid)] == []
 
 
+def test_sigterm_stops_everything_while_it_still_starts(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    ports = ("--webserver-port", str(port_for_a_process()), "--gateway-port")
+    dev = subprocess.Popen(
+        [sys.executable, "-m", "geostudio_dagster", "dev", *ports, str(port_for_a_process())],
+        cwd=ROOT,
+        env={**os.environ, "GEOSTUDIO_DATA_FOLDER": str(data)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    said = data / "logs" / "gateway.log"
+    until(lambda: said.exists() and said.stat().st_size > 0, "the gateway says its first word")
+    dev.terminate()
+    assert dev.wait(PATIENCE_S) != 0
+    assert [pid for pid in processes() if str(data).encode() in environment(pid)] == []
+
+
 def processes() -> list[str]:
     return [entry.name for entry in Path("/proc").iterdir() if entry.name.isdigit()]
 
