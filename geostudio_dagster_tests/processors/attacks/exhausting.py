@@ -3,7 +3,7 @@
 from geostudio_dagster_tests.processors.attacks.attack import Attack
 
 _MIB = 1024**2
-_TO_SPEAK_S = 8.0  # until an interpreter has begun, on a busy machine, too
+_TO_SPEAK_S = 6.0  # until an interpreter has begun, on a busy machine, too
 
 EXHAUSTING = [
     Attack(
