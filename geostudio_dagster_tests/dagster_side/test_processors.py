@@ -253,7 +253,7 @@ def running(task: str) -> list[str]:
 
 
 @pytest.mark.live
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(1800)
 def test_kills_change_no_byte_of_what_scripts_make(tmp_path: Path, bundle_folder: Path) -> None:
     scenes = tmp_path / "scenes"
     urls = [str(write_scene(scenes, f"s{n}_2024-07-0{n + 1}.tif", seed=n)) for n in range(2)]

@@ -19,7 +19,7 @@ from geostudio_dagster.installation import Installation
 from geostudio_dagster.settings import Settings
 
 ANN, BOB, ROOT = "ann@example.org", "bob@example.org", "root@example.org"
-PATIENCE_S = 120  # with a busy machine
+PATIENCE_S = 240  # with a busy machine
 
 
 @dataclass
