@@ -353,8 +353,8 @@ def test_sigterm_stops_everything_while_it_still_starts(tmp_path: Path) -> None:
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
-    said = data / "logs" / "gateway.log"
-    until(lambda: said.exists() and said.stat().st_size > 0, "the gateway says its first word")
+    said = data / "logs" / "webserver.log"  # the first to start, and long before it answers
+    until(lambda: said.exists() and said.stat().st_size > 0, "the webserver says its first word")
     dev.terminate()
     assert dev.wait(PATIENCE_S) != 0
     assert [pid for pid in processes() if str(data).encode() in environment(pid)] == []
