@@ -84,7 +84,8 @@ def reload_processors(dagster_url: str) -> None:
     """
     body = {"query": _MUTATION, "variables": {"location": LOCATION}}
     try:
-        answer = httpx.post(f"{dagster_url.rstrip('/')}/graphql", json=body, timeout=_RELOAD_S)
+        url = f"{dagster_url.rstrip('/')}/graphql"
+        answer = httpx.post(url, json=body, timeout=_RELOAD_S, trust_env=False)
         entry = answer.json()["data"]["reloadRepositoryLocation"]
     except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
         raise Unavailable(

@@ -27,6 +27,8 @@ from dagster import DagsterInstance
 from geostudio_dagster.errors import GeostudioError
 from geostudio_dagster.settings import Settings
 
+_START_S = 300.0  # a busy machine imports slowly; who ended by itself is noticed at once
+_PROBE_S = 10.0
 _STOP_S = 10.0
 _POLL_S = 0.2
 Processes = Mapping[str, subprocess.Popen[bytes]]
@@ -235,12 +237,14 @@ def _require_free(service: Service) -> None:
 def _wait_for(service: Service, process: subprocess.Popen[bytes], logs: Path) -> None:
     if service.probe is None:
         return
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + _START_S
     while time.monotonic() < deadline:
         if process.poll() is not None:
             break
         try:
-            if httpx.get(service.probe, timeout=2).status_code < 500:  # noqa: PLR2004
+            # A proxy of the environment knows nothing of this machine's own ports.
+            answer = httpx.get(service.probe, timeout=_PROBE_S, trust_env=False)
+            if answer.status_code < 500:  # noqa: PLR2004
                 return
         except httpx.HTTPError:
             pass  # not there yet

@@ -35,7 +35,7 @@ def onboard_bundle(
     """Onboard one; one that is over, or that another run works on, is left alone."""
     place = installation.get()
     try:
-        model = onboard(place, config.kind, config.id, context.run_id)
+        model = onboard(place, config.kind, config.id, context.run.run_id)
     except (Conflict, NotFound, LeaseLost) as error:
         context.log.info("%s", error)
         return

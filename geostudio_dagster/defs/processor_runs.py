@@ -29,7 +29,7 @@ def run_alone(
             processor_id,
             config["task"],
             config.get("parameters") or {},
-            context.run_id,
+            context.run.run_id,
             runner=pod_runner(context, installation.settings),
         )
     except (InvalidRequest, NotFound, TaskError) as error:

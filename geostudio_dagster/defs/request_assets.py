@@ -55,7 +55,7 @@ def request_plan(
 ) -> dg.MaterializeResult:
     """Plan one request."""
     place = installation.get()
-    planned = _plan(place, context.partition_key, context.run_id)
+    planned = _plan(place, context.partition_key, context.run.run_id)
     return dg.MaterializeResult(metadata=_plan_metadata(place, planned))
 
 
@@ -85,8 +85,8 @@ def plan_request(
         except NotFound as error:
             raise dg.Failure(str(error), allow_retries=False) from error
     context.instance.add_dynamic_partitions(request_partitions.name or "", [request_id])
-    context.instance.add_run_tags(context.run_id, {REQUEST_TAG: request_id})
-    planned = _plan(place, request_id, context.run_id)
+    context.instance.add_run_tags(context.run.run_id, {REQUEST_TAG: request_id})
+    planned = _plan(place, request_id, context.run.run_id)
     context.log_event(
         dg.AssetMaterialization(
             request_plan.key, partition=request_id, metadata=_plan_metadata(place, planned)
@@ -129,7 +129,7 @@ def geoserver_layers(
     """Publish one request."""
     place = installation.get()
     try:
-        published = layers.publish_request(place, context.partition_key, context.run_id)
+        published = layers.publish_request(place, context.partition_key, context.run.run_id)
     except (Conflict, LeaseLost, NotFound, layers.PublishDeferred) as error:
         raise dg.Failure(str(error), allow_retries=False) from error
     return dg.MaterializeResult(

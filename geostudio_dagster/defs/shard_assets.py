@@ -58,11 +58,11 @@ def _open_shard(
 ) -> ModelRecord:
     """Take the shard for this run; a run that a person launched has the step done again."""
     catalog = installation.catalog
-    sign_of_life(installation, context.run_id)
+    sign_of_life(installation, context.run.run_id)
     try:
         if process_id is not None and _asked_for_by_a_person(context.run):
-            catalog.reopen(context.partition_key, process_id, context.run_id)
-        shard = catalog.begin_shard_run(context.partition_key, context.run_id)
+            catalog.reopen(context.partition_key, process_id, context.run.run_id)
+        shard = catalog.begin_shard_run(context.partition_key, context.run.run_id)
     except (Conflict, NotFound) as error:
         raise dg.Failure(str(error), allow_retries=False) from error
     return catalog.model(catalog.request(shard.request_id).model_id)
@@ -113,7 +113,7 @@ def _run(
 ) -> tuple[ModelRecord, StageReport]:
     model = _open_shard(context, installation, process_id if reopens else None)
     report = run_stage(
-        installation, context.partition_key, context.run_id, process_id, work, workers=workers
+        installation, context.partition_key, context.run.run_id, process_id, work, workers=workers
     )
     context.log.info(
         "%d of %d tasks finished %s in %.1f s",
@@ -137,7 +137,7 @@ def _run_chain(
     report = processing.run_chain(
         installation,
         context.partition_key,
-        context.run_id,
+        context.run.run_id,
         position,
         pod_runner(context, installation.settings),
     )
@@ -314,8 +314,8 @@ def shard_settled(
     """Package what is finished and close the shard; the last one of a small request ends it."""
     place = installation.get()
     model = _open_shard(context, place)
-    packaged = deliverables.package_shard(place, context.partition_key, context.run_id)
-    settlement = deliverables.settle(place, context.partition_key, context.run_id)
+    packaged = deliverables.package_shard(place, context.partition_key, context.run.run_id)
+    settlement = deliverables.settle(place, context.partition_key, context.run.run_id)
     counts: Mapping[str, Any] = {
         "finished": settlement.finished,
         "failed": settlement.failed,
@@ -358,7 +358,7 @@ def _publish_at_once(
     if not due or installation.settings.geoserver is not None or request.n_tasks > _FEW_TASKS:
         return
     try:
-        published = layers.publish_request(installation, request_id, context.run_id)
+        published = layers.publish_request(installation, request_id, context.run.run_id)
     except (Conflict, LeaseLost, layers.PublishDeferred) as error:
         context.log.info("The request is left to a run that publishes it: %s", error)
         return

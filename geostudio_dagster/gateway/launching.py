@@ -9,8 +9,9 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Literal
 
 from geostudio_dagster.catalog import RequestStatus
@@ -124,21 +125,26 @@ class Launcher:
             self._waiting.release()
 
     def _start(self, dagster: DagsterClient, request_id: str) -> None:
-        catalog = self._installation.catalog
-        holder = launches.planner_lease(request_id)
-        try:
+        with self._held(request_id):
             dagster.find()
-            request = catalog.request(request_id)
+            request = self._installation.catalog.request(request_id)
             if len(request.spec["spatial_domain"]["urls"]) > _FEW_SCENES:
                 dagster.launch(launches.planning(request_id, 0))
                 return
-            with heartbeat(self._installation, holder):
-                planned = plan_request(self._installation, request_id)
-        finally:
-            catalog.keep_alive(holder, 0.0)
-        self._dispatch(dagster, request_id)
+            planned = plan_request(self._installation, request_id)
+            self._dispatch(dagster, request_id)
         metadata = {"tasks": planned.tasks, "shards": planned.shards, "model": planned.model}
         dagster.report_materialization("request_plan", request_id, metadata)
+
+    @contextmanager
+    def _held(self, request_id: str) -> Iterator[None]:
+        """Sensors leave the request to us meanwhile, however long Dagster takes to answer."""
+        holder = launches.planner_lease(request_id)
+        try:
+            with heartbeat(self._installation, holder):
+                yield
+        finally:
+            self._installation.catalog.keep_alive(holder, 0.0)
 
     def _dispatch(self, dagster: DagsterClient, request_id: str) -> None:
         dagster.find()

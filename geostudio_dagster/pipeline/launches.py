@@ -91,6 +91,10 @@ def take_shards(
     catalog = installation.catalog
     room = installation.settings.shards.max_live - len(catalog.live_shards())
     due = catalog.shards_to_dispatch(now(), max(0, min(room, limit)), request_id)
+    if request_id is None:  # who planned a request outside of Dagster launches it, too
+        requested = {shard.request_id for shard in due}
+        held = {key for key in requested if is_being_planned(installation, key)}
+        due = [shard for shard in due if shard.request_id not in held]
     taken = set(catalog.mark_submitted([shard.key for shard in due], now()))
     shards = [shard for shard in due if shard.key in taken]
     requests = {key: catalog.request(key) for key in {shard.request_id for shard in shards}}
@@ -128,6 +132,6 @@ def planner_lease(request_id: str) -> str:
 
 
 def is_being_planned(installation: Installation, request_id: str) -> bool:
-    """Whether somebody outside of Dagster plans the request just now."""
+    """Whether somebody outside of Dagster plans and launches the request just now."""
     until = installation.catalog.run_lease(planner_lease(request_id))
     return until is not None and until > now()

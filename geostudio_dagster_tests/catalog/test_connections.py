@@ -21,7 +21,9 @@ def test_a_connection_that_died_at_rest_is_replaced(
         process = session.scalar(text("SELECT pg_backend_pid()"))
     other = create_engine(migrated_postgres, isolation_level="AUTOCOMMIT")
     with other.connect() as connection:
-        connection.execute(text("SELECT pg_terminate_backend(:pid)"), {"pid": process})
+        # With a time to wait: a signal alone may come after our next statement.
+        ended = text("SELECT pg_terminate_backend(:pid, 60000)")
+        assert connection.scalar(ended, {"pid": process})
     other.dispose()
     with catalog._read() as session:
         assert session.scalar(text("SELECT pg_backend_pid()")) != process

@@ -120,7 +120,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(200)
         self.send_header("Content-Length", str(10**15))
         self.end_headers()
-        self.state.released.wait(30)
+        self.state.released.wait(240)
 
     def _endless(self) -> None:
         """No length told, and no end."""
@@ -132,7 +132,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _silent(self) -> None:
         self.close_connection = True
-        self.state.released.wait(30)
+        self.state.released.wait(240)
 
     def _drip(self) -> None:
         """A byte now and then: never silent for long, never done."""

@@ -16,6 +16,7 @@ from geostudio_dagster.connectors.fetch import download, read_start
 from geostudio_dagster.errors import TaskError
 from geostudio_dagster.settings import FetchSettings
 from geostudio_dagster_tests.connectors.scene_server import SceneServer
+from geostudio_dagster_tests.ports import held_port, port_of
 
 
 def remote(url: str) -> RemoteScene:
@@ -150,7 +151,7 @@ def test_silence_ends(server: SceneServer, part: Path, fetch: FetchSettings) -> 
 
 
 def test_a_drip_ends(server: SceneServer, part: Path, fetch: FetchSettings) -> None:
-    impatient = fetch.model_copy(update={"total_timeout_s": 0.5})
+    impatient = fetch.model_copy(update={"total_timeout_s": 2})
     with pytest.raises(TaskError, match="did not answer in time") as error:
         download(remote(server.url("/drip")), part, impatient)
     assert error.value.retryable
@@ -158,12 +159,10 @@ def test_a_drip_ends(server: SceneServer, part: Path, fetch: FetchSettings) -> N
 
 
 def test_nobody_listens(part: Path, fetch: FetchSettings) -> None:
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        port = unused.getsockname()[1]
+    with held_port() as held:
         once = fetch.model_copy(update={"attempts": 1})
         with pytest.raises(TaskError, match="cannot be read") as error:
-            download(remote(f"http://127.0.0.1:{port}/a.tif"), part, once)
+            download(remote(f"http://127.0.0.1:{port_of(held)}/a.tif"), part, once)
     assert (error.value.code, error.value.retryable) == ("unreachable", True)
 
 

@@ -16,22 +16,22 @@ from geostudio_dagster.settings import GeoServerSettings, Settings
 from geostudio_dagster_tests.conftest import MakeScene
 from geostudio_dagster_tests.driving import Driver, path_of, submit, tasks_of
 from geostudio_dagster_tests.emulators.geoserver import GeoServerEmulator, serving
+from geostudio_dagster_tests.ports import held_port, port_of
 
 REFUSAL = "Coverage store quota of workspace geofm is used up"
 
 
 @pytest.fixture
-def port() -> int:
+def held() -> Iterator[socket.socket]:
     """A port of loopback where nothing listens yet."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    with held_port() as opened:
+        yield opened
 
 
 @pytest.fixture
-def settings(settings: Settings, port: int, monkeypatch: pytest.MonkeyPatch) -> Settings:
+def settings(settings: Settings, held: socket.socket, monkeypatch: pytest.MonkeyPatch) -> Settings:
     """The usual settings, and a GeoServer."""
-    url = f"http://127.0.0.1:{port}/geoserver"
+    url = f"http://127.0.0.1:{port_of(held)}/geoserver"
     monkeypatch.setenv("GEOSTUDIO_GEOSERVER__URL", url)
     monkeypatch.setenv("GEOSTUDIO_GEOSERVER__PASSWORD", GeoServerEmulator.password)
     monkeypatch.setenv("GEOSTUDIO_GEOSERVER__ATTEMPTS", "1")
@@ -47,8 +47,8 @@ def wrong_password(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 @pytest.fixture
-def emulator(settings: Settings, port: int) -> Iterator[GeoServerEmulator]:
-    with serving(port) as running:
+def emulator(settings: Settings, held: socket.socket) -> Iterator[GeoServerEmulator]:
+    with serving(held) as running:
         yield running
 
 
@@ -249,16 +249,17 @@ def test_a_geoserver_that_comes_late_gets_its_layers(
     model: ModelRecord,
     scenes: list[Path],
     driver: Driver,
-    port: int,
+    held: socket.socket,
 ) -> None:
     request = submit(installation, scenes, model)
     while not finished_publications(driver):
         driver.tick()
     waiting = installation.catalog.request(request)
     assert waiting.status == "PUBLISHING_RESULTS"
-    assert f"GeoServer at http://127.0.0.1:{port}/geoserver did not answer" in (waiting.error or "")
+    there = f"http://127.0.0.1:{port_of(held)}/geoserver"
+    assert f"GeoServer at {there} did not answer" in (waiting.error or "")
 
-    with serving(port) as emulator:
+    with serving(held) as emulator:
         assert driver.until_over(request) == "COMPLETED"
         assert len(emulator.workspaces["geofm"].layers) == 2
     assert finished_publications(driver) == [False, True]

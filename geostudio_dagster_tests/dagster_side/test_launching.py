@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -17,14 +16,14 @@ from geostudio_dagster.pipeline import launches
 from geostudio_dagster.pipeline.plans import plan_request
 from geostudio_dagster_tests.conftest import MakeScene
 from geostudio_dagster_tests.driving import Driver, run_until, submit
+from geostudio_dagster_tests.ports import held_port, port_of
 
 
 @pytest.fixture
 def closed_port() -> Iterator[int]:
     """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        yield int(probe.getsockname()[1])
+    with held_port() as held:
+        yield port_of(held)
 
 
 @contextmanager
@@ -59,7 +58,7 @@ def test_a_request_that_the_gateway_plans_is_left_to_it_while_it_lives(
 ) -> None:
     place = driver.installation
     request = submit(place, [make_scene("held.tif", size=256)], model)
-    place.catalog.keep_alive(launches.planner_lease(request), 60)
+    place.catalog.keep_alive(launches.planner_lease(request), 3600)
     for _ in range(3):
         driver.tick()
     assert place.catalog.request(request).status == "PENDING"
@@ -76,7 +75,11 @@ def test_a_shard_is_taken_by_one_of_those_who_dispatch(
     other = submit(place, [make_scene("other.tif", size=256)], model)
     for key in (request, other):
         plan_request(place, key)
+    place.catalog.keep_alive(launches.planner_lease(request), 3600)
+    assert [launch.partition for launch in launches.take_shards(place, 10)] == [f"{other}/00000"]
+    place.catalog.shard_run_ended(f"{other}/00000", "", launches.now(), 0.0)
     (mine,) = launches.take_shards(place, 10, request)
+    place.catalog.keep_alive(launches.planner_lease(request), 0)
     assert mine.partition == f"{request}/00000"
     assert mine.tags["dagster/partition"] == mine.partition
     assert launches.take_shards(place, 10, request) == []

@@ -268,7 +268,7 @@ def test_kill_9_in_the_middle_of_a_download_loses_nothing(
             f"onboard(I.open(), 'tune', '{tune.id}', 'killed')"
         )
         with subprocess.Popen([sys.executable, "-c", code]) as process:
-            assert asked.wait(60), "the checkpoint was not asked for"
+            assert asked.wait(120), "the checkpoint was not asked for"
             process.kill()
     assert catalog.tune(ANN, tune.id).status == "In_progress"
     (left,) = installation.storage.scratch_entries()
@@ -278,7 +278,7 @@ def test_kill_9_in_the_middle_of_a_download_loses_nothing(
         row = session.get(Tune, tune.id)
         assert row is not None
         row.checkpoint_url = f"{serve(tune_files)}/{CKPT}"
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while catalog.tune(ANN, tune.id).status == "In_progress":
         assert time.monotonic() < deadline, "nobody took it up"
         driver.tick()
@@ -298,13 +298,13 @@ def stalling() -> Iterator[tuple[str, threading.Event]]:
             self.end_headers()
             self.wfile.write(b"PK" * 1000)
             asked.set()
-            over.wait(120)
+            over.wait(240)
 
         def log_message(self, *_: object) -> None:
             """Keep the test output clean."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Stalled) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}", asked
         over.set()
         server.shutdown()

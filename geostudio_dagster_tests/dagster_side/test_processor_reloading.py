@@ -44,7 +44,7 @@ class Webserver:
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_port}"
         self.loads()
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
 
     def loads(self) -> None:
         self.answer = {
@@ -75,7 +75,7 @@ def test_one_change_is_one_reload(installation: Installation, webserver: Webserv
     catalog = installation.catalog
     catalog.delete_processor(catalog.processor("drop-class").id)
     reload_soon(place)
-    until(lambda: webserver.asked == ["processors"] * 2, "the background asks, too", 20)
+    until(lambda: webserver.asked == ["processors"] * 2, "the background asks, too")
 
 
 def test_what_comes_while_it_loads_is_loaded_next(

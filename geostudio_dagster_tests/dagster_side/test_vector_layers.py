@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 from collections.abc import Iterator
 from xml.etree import ElementTree as ET
 
@@ -61,10 +60,7 @@ LAYER = {
 
 @pytest.fixture
 def emulator() -> Iterator[GeoServerEmulator]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
-    with serving(port) as running:
+    with serving() as running:
         yield running
 
 

@@ -92,7 +92,7 @@ def test_exported_as_it_computes(runtime: Any, tmp_path: Path) -> None:
     else:
         loaded = torch.export.load(bundle.weights_path).module()
     for batch in (1, 5):
-        pixels = torch.rand(batch, 4, 256, 256)
+        pixels = torch.rand(batch, 4, 256, 256, generator=torch.Generator().manual_seed(batch))
         torch.testing.assert_close(loaded(pixels), demo_network()(pixels), rtol=0, atol=1e-5)
 
 

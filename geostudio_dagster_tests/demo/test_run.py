@@ -16,7 +16,6 @@ from geostudio_dagster.services import ServiceError
 from geostudio_dagster_tests.conftest import MakeScene
 
 
-@pytest.mark.timeout(60)
 def test_a_daemon_that_ends_ends_the_demo(
     installation: Installation, model: ModelRecord, make_scene: MakeScene
 ) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -234,10 +235,14 @@ class GeoServerEmulator(StyleRoutes, VectorRoutes):
 
 
 @contextlib.contextmanager
-def serving(port: int = 0) -> Iterator[GeoServerEmulator]:
-    """An empty emulator, served on a port of loopback (0: a free one) under ``/geoserver``."""
+def serving(held: socket.socket | None = None) -> Iterator[GeoServerEmulator]:
+    """An empty emulator below ``/geoserver`` of a port of loopback: ``held``, or one of its own."""
     emulator = GeoServerEmulator()
-    server = ThreadingHTTPServer(("127.0.0.1", port), _handler_of(emulator))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _handler_of(emulator))
+    if held is not None:
+        server.socket.close()
+        server.socket, server.server_address = held, held.getsockname()
+        server.server_activate()
     server.daemon_threads = True
     emulator.url = f"http://127.0.0.1:{server.server_address[1]}/geoserver"
     thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)

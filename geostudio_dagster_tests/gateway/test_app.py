@@ -102,7 +102,7 @@ def test_the_factory_is_light() -> None:
         "heavy = {'torch', 'terratorch', 'torchvision', 'geopandas', 'maplibre', 'dagster',"
         " 'rio_tiler', 'titiler.core'} & set(sys.modules); assert not heavy, heavy"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_a_served_cog_is_what_was_committed(published: World, client: TestClient) -> None:

@@ -87,7 +87,7 @@ class _Handler(BaseHTTPRequestHandler):
         """Answers only when as many as the barrier wants are asking."""
         assert self.state.together is not None
         if self.state.seen["together"] > 1:  # the first is the trial at load
-            self.state.together.wait(30)
+            self.state.together.wait(120)
         self._tensor(body)
 
     def _busy(self, body: bytes) -> None:
@@ -111,7 +111,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _silent(self, _: bytes) -> None:
         self.close_connection = True
-        self.state.released.wait(30)
+        self.state.released.wait(240)
 
     def _drip(self, _: bytes) -> None:
         """A byte now and then: never silent for long, never done."""

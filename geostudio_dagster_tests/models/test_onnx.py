@@ -23,6 +23,7 @@ from geostudio_dagster.prediction import PredictOptions, predict
 from geostudio_dagster.prediction.options import Precision
 from geostudio_dagster_tests.prediction.builders import (
     Convolutions,
+    noise,
     read,
     whole_forward,
     write_bundle,
@@ -213,7 +214,7 @@ def test_a_fixed_batch_size_is_found(tmp_path: Path, engine: OnnxEngine) -> None
     fixed = write_bundle(tmp_path / "b", Convolutions(3, 4), runtime="onnx", batch=3)
     model = load_runtime(fixed, onnx_engine=engine)
     assert (model.batch_size, model.channels, model.device) == (3, 4, "cpu")
-    pixels = torch.randn(3, 3, 32, 32)
+    pixels = noise(3, 3, 32, 32)
     with torch.inference_mode():
         torch.testing.assert_close(model(pixels), Convolutions(3, 4)(pixels), atol=1e-5, rtol=1e-5)
 
@@ -267,7 +268,7 @@ def test_weights_beside_the_graph_are_files_of_the_bundle(
     with pytest.raises(TaskError, match="list it under files"):
         load_runtime(load_bundle(folder), onnx_engine=engine)
     whole = listed(folder, files=["weights.bin"])
-    pixels = torch.randn(2, 3, 32, 32)
+    pixels = noise(2, 3, 32, 32)
     with torch.inference_mode():
         expected = load_runtime(bundle, onnx_engine=engine)(pixels)
     torch.testing.assert_close(load_runtime(whole, onnx_engine=engine)(pixels), expected)
@@ -314,7 +315,7 @@ def test_inputs_named_like_modalities_get_their_bands(two_inputs: Path, engine: 
     bands = [{"modality": modality, "name": name} for modality, name in names]
     model = load_runtime(listed(two_inputs, bands=bands), onnx_engine=engine)
     assert (model.batch_size, model.channels) == (2, 3)
-    pixels = torch.randn(2, 3, 32, 32)
+    pixels = noise(2, 3, 32, 32)
     torch.testing.assert_close(model(pixels), pixels[:, [1, 2, 0]])
     renamed = [band | {"modality": band["modality"].upper()} for band in bands]
     with pytest.raises(TaskError, match="has the inputs optical, radar, but the manifest the"):

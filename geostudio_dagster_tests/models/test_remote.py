@@ -23,6 +23,7 @@ from geostudio_dagster_tests.models.model_server import ModelServer, serving
 from geostudio_dagster_tests.prediction.builders import (
     COLOURS,
     Convolutions,
+    noise,
     read,
     whole_forward,
     write_raster,
@@ -95,7 +96,7 @@ def test_dates_are_sent_as_bands_by_dates(tmp_path: Path, server: ModelServer) -
         tmp_path / "b", server.url("/tensor"), dates=2, task="regression", classes=[]
     )
     model = load_runtime(bundle)
-    pixels = torch.randn(8, 6, 32, 32)
+    pixels = noise(8, 6, 32, 32)
     torch.testing.assert_close(model(pixels), pixels[:, 3:] - pixels[:, :3])
 
 

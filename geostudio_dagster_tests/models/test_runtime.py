@@ -20,6 +20,7 @@ from geostudio_dagster.prediction import PredictOptions, predict
 from geostudio_dagster_tests.prediction.builders import (
     Convolutions,
     Identity,
+    noise,
     read,
     write_bundle,
     write_raster,
@@ -36,7 +37,7 @@ def test_runtimes_give_what_the_network_gives(
     bundle = write_bundle(tmp_path / "b", network, classes=4, runtime=runtime, batch=batch)
     model = load_runtime(bundle)
     assert (model.channels, model.batch_size) == (4, batch)
-    pixels = torch.randn(batch or 5, 3, 32, 32)
+    pixels = noise(batch or 5, 3, 32, 32)
     with torch.inference_mode():
         torch.testing.assert_close(model(pixels), network(pixels), atol=1e-5, rtol=1e-5)
 

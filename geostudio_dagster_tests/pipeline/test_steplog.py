@@ -46,7 +46,7 @@ def text_of(installation: Installation, task_id: str, process_id: str) -> str:
 def test_each_task_has_its_own_log_while_its_step_runs(
     installation: Installation, shard: str
 ) -> None:
-    both = threading.Barrier(2, timeout=20)
+    both = threading.Barrier(2, timeout=120)
 
     def work(task: TaskRecord, _: WorkContext) -> StepOutput:
         log.info("looking at %s", task.id)

@@ -144,6 +144,11 @@ def whole_forward(network: nn.Module, normalised: NDArray[np.float32]) -> NDArra
     return output
 
 
+def noise(*shape: int) -> torch.Tensor:
+    """Normally distributed numbers, the same every time."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
+
+
 def read(path: Path, band: int | None = None) -> NDArray[Any]:
     """Pixels of a raster."""
     with rasterio.open(path) as file:

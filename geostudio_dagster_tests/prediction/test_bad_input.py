@@ -19,8 +19,7 @@ from geostudio_dagster.prediction import PredictOptions, predict
 from geostudio_dagster_tests.models.tunes import BANDS, CKPT, make_tune
 from geostudio_dagster_tests.prediction.builders import Identity, write_bundle, write_raster
 
-RNG = np.random.default_rng(0)
-PIXELS = RNG.integers(1, 9999, (3, 400, 300)).astype(np.uint16)
+PIXELS = np.random.default_rng(0).integers(1, 9999, (3, 400, 300)).astype(np.uint16)
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +55,7 @@ def spoiled(path: Path, row: int = 0, col: int = 0) -> Path:
         size = int(file.get_tag_item(f"BLOCK_SIZE_{place}", "TIFF", bidx=1))
     with path.open("rb+") as stream:
         stream.seek(offset)
-        stream.write(RNG.bytes(size))
+        stream.write(np.random.default_rng(size).bytes(size))
     return path
 
 
@@ -200,7 +199,7 @@ def test_a_checkpoint_that_does_not_fit_is_told_before_a_pixel_is_read(
 ) -> None:
     tune, _ = make_tune(tmp_path / "tune", "segmentation")
     torch.save({"state_dict": {"model.x": torch.zeros(1)}}, tune.folder / CKPT)
-    pixels = RNG.integers(1, 9999, (4, 100, 100)).astype(np.uint16)
+    pixels = np.random.default_rng(1).integers(1, 9999, (4, 100, 100)).astype(np.uint16)
     path = all_spoiled(scene(tmp_path / "s.tif", pixels, names=BANDS))
     error = refused(path, load_bundle(tune.folder))
     assert error.code == "model_unusable"

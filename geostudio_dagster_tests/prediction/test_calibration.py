@@ -48,13 +48,17 @@ def test_long_work_is_measured_once_and_repeats_to_the_byte(
 ) -> None:
     options = PredictOptions(calibrations=tmp_path / "calibrations")
     paths = [tmp_path / name for name in ("first.tif", "again.tif")]
-    reports = [predict(scene, bundle, path, scratch=tmp_path, options=options) for path in paths]
+    reports = []
+    for path in paths:
+        reports.append(predict(scene, bundle, path, scratch=tmp_path, options=options))
+        (kept,) = (tmp_path / "calibrations").iterdir()
+        if path is paths[0]:
+            status = kept.stat()
+    assert (kept.stat().st_ino, kept.stat().st_mtime_ns) == (status.st_ino, status.st_mtime_ns)
     assert reports[0].patches >= 500
     assert tags(paths[0])["GEOSTUDIO_CHOSEN"] == "measured"
     assert tags(paths[0])["GEOSTUDIO_BATCH"] == str(reports[0].batch_size)
     assert paths[0].read_bytes() == paths[1].read_bytes()
-    assert reports[0].seconds["calibrate"] > 10 * reports[1].seconds["calibrate"]
-    (kept,) = (tmp_path / "calibrations").iterdir()
     document = json.loads(kept.read_text())
     assert document["model"] == bundle.digest
     assert document["choice"]["batch_size"] == reports[1].batch_size

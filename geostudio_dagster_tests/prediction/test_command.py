@@ -318,7 +318,7 @@ def test_a_stopped_prediction_leaves_nothing(
     process.send_signal(kind)
     while part := _read(screen):
         shown += part
-    assert process.wait(60) == 130
+    assert process.wait(240) == 130
     os.close(screen)
     assert b"Mpx/s" in shown
     assert b"Stopped; nothing was written." in shown

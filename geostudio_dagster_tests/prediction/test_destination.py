@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import threading
 from collections.abc import Iterator
 from http.client import HTTPConnection
@@ -24,12 +23,9 @@ PART = 8 * 1024**2  # bytes from which boto3 uploads in parts
 
 @pytest.fixture(scope="module")
 def port() -> Iterator[int]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        number = free.getsockname()[1]
-    server = ThreadedMotoServer("127.0.0.1", number, verbose=False)
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
-    yield number
+    yield server.get_host_and_port()[1]
     server.stop()
 
 

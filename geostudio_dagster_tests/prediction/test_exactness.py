@@ -26,7 +26,7 @@ from geostudio_dagster_tests.prediction.builders import (
 HEIGHT, WIDTH = 311, 407
 SLOW: dict[str, Any] = {
     "deadline": None,
-    "suppress_health_check": [HealthCheck.function_scoped_fixture],
+    "suppress_health_check": [HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 }
 
 
@@ -129,9 +129,7 @@ def test_batches_threads_and_panels_change_nothing(
 
 
 @given(st.data())
-@settings(
-    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=15, **SLOW)
 def test_a_window_is_the_same_as_that_part_of_the_whole(
     run: Run, scene: Path, regression: Bundle, whole: NDArray[np.float32], data: st.DataObject
 ) -> None:

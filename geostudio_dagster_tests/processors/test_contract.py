@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from geostudio_dagster.errors import InvalidRequest
@@ -38,7 +38,6 @@ JSON = st.recursive(
 
 
 @given(st.dictionaries(st.text(), JSON, max_size=4))
-@settings(max_examples=100)
 def test_positional_is_one_json_document(parameters: dict[str, Any]) -> None:
     line = command_line("positional", "s.py", "in.tif", "out.tif", parameters)
     assert line[:3] == ["s.py", "in.tif", "out.tif"]

@@ -20,6 +20,7 @@ from geostudio_dagster.installation import Installation
 from geostudio_dagster.settings import Settings
 
 ANN, BOB, ROOT = "ann@example.org", "bob@example.org", "root@example.org"
+PATIENCE_S = 240  # with a busy machine
 
 
 @dataclass
@@ -56,7 +57,7 @@ class Api:
             self._open.callback(inside.close)
             return inside
         return self._open.enter_context(
-            httpx.Client(base_url=self.url, headers=headers, timeout=60, trust_env=False)
+            httpx.Client(base_url=self.url, headers=headers, timeout=PATIENCE_S)
         )
 
     def close(self) -> None:
@@ -83,7 +84,7 @@ def listening(settings: Settings) -> Iterator[str]:
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [own]}, daemon=True)
         thread.start()
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE_S
         while not server.started:
             assert thread.is_alive(), "the gateway ended while it started"
             assert time.monotonic() < deadline, "the gateway did not start"
@@ -92,4 +93,4 @@ def listening(settings: Settings) -> Iterator[str]:
             yield url
         finally:
             server.should_exit = True
-            thread.join(30)
+            thread.join(PATIENCE_S)

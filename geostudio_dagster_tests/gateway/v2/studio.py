@@ -26,7 +26,7 @@ from geostudio_dagster.models.registration import register_bundle
 from geostudio_dagster.settings import FetchSettings, Settings, ShardSettings
 from geostudio_dagster_tests.conftest import write_scene
 from geostudio_dagster_tests.driving import Driver
-from geostudio_dagster_tests.gateway.v2.serving import Api, listening
+from geostudio_dagster_tests.gateway.v2.serving import PATIENCE_S, Api, listening
 
 USER = "researcher@example.org"
 
@@ -60,7 +60,7 @@ class Studio:
         poller = threading.Thread(target=lambda: told.append(poll(inference_id)), daemon=True)
         poller.start()
         assert self.driver.until_over(inference_id)
-        poller.join(60)
+        poller.join(PATIENCE_S)
         assert told, "the SDK still polls"
         return told[0]
 
@@ -119,7 +119,7 @@ def _serving(folder: Path) -> Iterator[str]:
 
     handler = functools.partial(Quiet, directory=str(folder))
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
     server.server_close()

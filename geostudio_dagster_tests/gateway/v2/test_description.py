@@ -25,7 +25,7 @@ from geostudio_dagster.models.registration import register_bundle
 from geostudio_dagster.planning.admission import admit
 from geostudio_dagster.settings import Settings
 from geostudio_dagster_tests.catalog.conftest import new_database
-from geostudio_dagster_tests.gateway.v2.serving import listening
+from geostudio_dagster_tests.gateway.v2.serving import PATIENCE_S, listening
 
 EMAIL = "schema@example.org"
 EXAMPLES = 12  # of each operation; more, for an hour of searching, are of no use in CI
@@ -97,7 +97,7 @@ def failure_of(operation: schemathesis.APIOperation, world: World) -> str | None
         for name in case.path_parameters or {}:
             if name in world.known and len(str(case.body)) % 2:
                 case.path_parameters[name] = world.known[name]
-        answer = case.call(headers={"X-API-Key": world.key}, timeout=30)
+        answer = case.call(headers={"X-API-Key": world.key}, timeout=PATIENCE_S)
         # 501 says that something is not done here; that is no mistake.
         checks = [check for check in CHECKS if check is not not_a_server_error]
         case.validate_response(answer, checks=checks if answer.status_code == 501 else CHECKS)

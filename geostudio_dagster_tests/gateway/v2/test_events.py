@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 
 from geostudio_dagster_tests.gateway.v2.requesting import planned, post, published, wish, worked
-from geostudio_dagster_tests.gateway.v2.serving import Api
+from geostudio_dagster_tests.gateway.v2.serving import PATIENCE_S, Api
 
 Event = tuple[int, str, dict[str, Any]]
 
@@ -82,11 +82,11 @@ def test_events_come_while_they_happen(api: Api) -> None:
 
     listener = threading.Thread(target=listen)
     listener.start()
-    assert seen.wait(30)
+    assert seen.wait(PATIENCE_S)
     planned(api, request, 1)
     worked(api, request)
     published(api, request)
-    listener.join(30)
+    listener.join(PATIENCE_S)
     assert not listener.is_alive()
     assert [name for _, name, _ in told][-1] == "done"
     assert told[-1][2]["status"] == "COMPLETED"

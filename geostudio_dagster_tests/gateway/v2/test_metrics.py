@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,8 @@ from geostudio_dagster.gateway.metrics import template
 from geostudio_dagster.installation import Installation
 from geostudio_dagster.settings import Settings
 from geostudio_dagster_tests.gateway.v2.requesting import planned, post, wish, worked
-from geostudio_dagster_tests.gateway.v2.serving import Api, free_socket
+from geostudio_dagster_tests.gateway.v2.serving import PATIENCE_S, Api
+from geostudio_dagster_tests.ports import held_port, port_for_a_process, port_of
 
 
 def samples(content: str) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
@@ -137,8 +139,7 @@ def test_a_token_of_the_settings_reads_metrics_and_nothing_else(
 @pytest.fixture
 def two_workers(tmp_path: Path, settings: Settings, installation: Installation) -> Iterator[str]:
     """The gateway as its command starts it, with two processes that answer."""
-    with free_socket() as probe:
-        port = probe.getsockname()[1]
+    port = port_for_a_process()
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
     command = [sys.executable, "-m", "geostudio_dagster", "gateway", "--workers", "2"]
     process = subprocess.Popen(
@@ -146,22 +147,36 @@ def two_workers(tmp_path: Path, settings: Settings, installation: Installation) 
     )
     url = f"http://127.0.0.1:{port}"
     try:
-        transport = httpx.HTTPTransport(retries=100)
-        with httpx.Client(transport=transport, trust_env=False, timeout=60) as client:
-            client.get(f"{url}/health/livez")
+        while not answers(url):
+            assert process.poll() is None, "the gateway ended while it started"
         yield url
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(PATIENCE_S)
         assert not list(tmp_path.glob("geostudio-metrics-*"))
+
+
+def answers(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/health/livez", timeout=PATIENCE_S).status_code == 200
+    except httpx.ConnectError:
+        time.sleep(0.05)
+        return False
+
+
+def counted(url: str) -> float:
+    return calls(httpx.get(f"{url}/metrics", timeout=PATIENCE_S).text, "/v2/models", 401)
 
 
 def test_whichever_worker_is_asked_tells_the_counts_of_all(two_workers: str) -> None:
     asked = 40
     for _ in range(asked):  # a connection each, so that both get some
-        assert httpx.get(f"{two_workers}/v2/models", trust_env=False).status_code == 401
+        assert httpx.get(f"{two_workers}/v2/models", timeout=PATIENCE_S).status_code == 401
+    deadline = time.monotonic() + PATIENCE_S
+    while counted(two_workers) < asked:  # a call counts when its answer is over, for the server
+        assert time.monotonic() < deadline
     for _ in range(6):
-        text = httpx.get(f"{two_workers}/metrics", trust_env=False).text
+        text = httpx.get(f"{two_workers}/metrics", timeout=PATIENCE_S).text
         assert calls(text, "/v2/models", 401) == asked
     assert value(text, "geostudio_catalog_up") == 1
 
@@ -194,11 +209,11 @@ def test_alive_and_ready_as_upstream_says_it(inside: Api) -> None:
 def test_without_dagster_it_is_degraded_but_serves(
     settings: Settings, installation: Installation
 ) -> None:
-    with free_socket() as probe:
-        url = f"http://127.0.0.1:{probe.getsockname()[1]}"
-    app = create_app(settings.model_copy(update={"dagster_url": url}))
-    with TestClient(app, base_url="http://127.0.0.1") as client:
-        answer = client.get("/health/readyz")
+    with held_port() as held:
+        url = f"http://127.0.0.1:{port_of(held)}"
+        app = create_app(settings.model_copy(update={"dagster_url": url}))
+        with TestClient(app, base_url="http://127.0.0.1") as client:
+            answer = client.get("/health/readyz")
     assert answer.status_code == 200
     assert answer.json()["status"] == "DEGRADED"
     assert answer.json()["missing"] == [

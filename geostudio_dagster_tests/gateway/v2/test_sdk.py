@@ -15,6 +15,7 @@ from rasterio.io import MemoryFile
 from remotezip import RemoteZip
 
 from geostudio_dagster_tests.gateway.v2.sdk_calls import CALLS, Things, answer_to, public_methods
+from geostudio_dagster_tests.gateway.v2.serving import PATIENCE_S
 from geostudio_dagster_tests.gateway.v2.studio import Studio, open_studio
 from geostudio_dagster_tests.models.tunes import BANDS, CKPT, make_upload
 
@@ -106,7 +107,7 @@ def test_logs_of_a_step_can_be_read(studio: Studio, finished: Finished) -> None:
     logs = studio.sdk.get_task_step_logs(finished.task, "terratorch-inference")
     assert logs["status"] == "FINISHED"
     assert logs["warning"] is None
-    text = requests.get(logs["step_log_url"], timeout=30)
+    text = requests.get(logs["step_log_url"], timeout=PATIENCE_S)
     assert text.status_code == 200
     assert text.text.startswith("===== terratorch-inference, attempt 1")
 
@@ -130,7 +131,7 @@ def test_a_file_is_shared_and_predicted_on(studio: Studio, tmp_path: Path) -> No
     scene = write_scene(tmp_path, "shared_2024-07-01.tif", size=256, seed=3)
     links = studio.sdk.upload_file(str(scene))
     assert studio.answers[-1].status_code == 200
-    got = requests.get(links["download_url"], timeout=30)
+    got = requests.get(links["download_url"], timeout=PATIENCE_S)
     assert got.content == scene.read_bytes()
     wish = {
         "model_id": studio.api.model.id,
@@ -218,10 +219,10 @@ def test_the_calls_of_the_qgis_plugin(studio: Studio, finished: Finished) -> Non
     base = f"{studio.api.url}/studio-gateway"
     session = requests.Session()
     session.headers["X-Api-Key"] = studio.api.key("qgis@example.org", admin=True)
-    listed = session.get(f"{base}/v2/inference/?limit=100&skip=0", timeout=30)
+    listed = session.get(f"{base}/v2/inference/?limit=100&skip=0", timeout=PATIENCE_S)
     assert (listed.status_code, listed.history) == (200, [])
     assert finished.id in [item["id"] for item in listed.json()["results"]]
-    models = session.get(f"{base}/v2/models", timeout=30).json()["results"]
+    models = session.get(f"{base}/v2/models", timeout=PATIENCE_S).json()["results"]
     shown = [item for item in models if item["display_name"] != "geofm-sandbox-models"]
     model = next(item for item in shown if item["display_name"] == studio.api.model.name)
     body = {
@@ -232,12 +233,16 @@ def test_the_calls_of_the_qgis_plugin(studio: Studio, finished: Finished) -> Non
         "spatial_domain": {"urls": [f"{studio.files_url}/scene_2024-06-30.tif"]},
         "temporal_domain": ["2024-06-30"],
     }
-    made = session.post(f"{base}/v2/inference/", json=body, timeout=30)
+    made = session.post(f"{base}/v2/inference/", json=body, timeout=PATIENCE_S)
     assert (made.status_code, made.history) == (201, [])
-    tasks = session.get(f"{base}/v2/inference/{finished.id}/tasks", timeout=30).json()["tasks"]
-    output = session.get(f"{base}/v2/tasks/{tasks[0]['task_id']}/output", timeout=30).json()
-    archive = requests.get(output["output_url"], timeout=30)
+    tasks = session.get(f"{base}/v2/inference/{finished.id}/tasks", timeout=PATIENCE_S).json()[
+        "tasks"
+    ]
+    output = session.get(f"{base}/v2/tasks/{tasks[0]['task_id']}/output", timeout=PATIENCE_S).json()
+    archive = requests.get(output["output_url"], timeout=PATIENCE_S)
     assert archive.content[:2] == b"PK"
-    refused = session.post(f"{base}/v2/inference/", json={**body, "spatial_domain": {}}, timeout=30)
+    refused = session.post(
+        f"{base}/v2/inference/", json={**body, "spatial_domain": {}}, timeout=PATIENCE_S
+    )
     assert refused.status_code == 422
     assert all(item["msg"] for item in refused.json()["detail"])

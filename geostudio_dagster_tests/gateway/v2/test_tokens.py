@@ -85,7 +85,7 @@ def issuer() -> Iterator[Issuer]:
             """Keep the test output clean."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     issuer.url = f"http://127.0.0.1:{server.server_port}/keys"
     yield issuer
     server.shutdown()

@@ -3,6 +3,7 @@
 from geostudio_dagster_tests.processors.attacks.attack import Attack
 
 _MIB = 1024**2
+_TO_SPEAK_S = 6.0  # until an interpreter has begun, on a busy machine, too
 
 EXHAUSTING = [
     Attack(
@@ -185,7 +186,6 @@ EXHAUSTING = [
         """,
         reasons=("disk",),
         says=("files",),
-        limits={"wall_s": 20.0, "cpu_s": 20.0},
     ),
     Attack(
         "tiny_files_in_memory",
@@ -195,7 +195,6 @@ EXHAUSTING = [
         """,
         reasons=("disk",),
         says=("files",),
-        limits={"wall_s": 20.0, "cpu_s": 20.0},
     ),
     Attack(
         "open_files",
@@ -213,7 +212,7 @@ EXHAUSTING = [
         """,
         reasons=("cpu",),
         says=("processor time",),
-        limits={"cpu_s": 1.0, "wall_s": 20.0},
+        limits={"cpu_s": 1.0},
     ),
     Attack(
         "spin_in_turns",
@@ -228,7 +227,7 @@ EXHAUSTING = [
         """,
         reasons=("cpu",),
         says=("processor time",),
-        limits={"cpu_s": 1.0, "wall_s": 20.0},
+        limits={"cpu_s": 1.0},
     ),
     Attack(
         "sleep",
@@ -238,7 +237,7 @@ EXHAUSTING = [
         """,
         reasons=("timeout",),
         says=("good night", "longer than"),
-        limits={"wall_s": 1.5},
+        limits={"wall_s": _TO_SPEAK_S},
     ),
     Attack(
         "deaf_to_signals",
@@ -251,7 +250,7 @@ EXHAUSTING = [
         """,
         reasons=("timeout",),
         says=("deaf",),
-        limits={"wall_s": 1.5},
+        limits={"wall_s": _TO_SPEAK_S},
     ),
     Attack(
         "stopped",

@@ -12,7 +12,6 @@ LEAVING = [
         print("the end")
         """,
         says=("left out", "the end"),
-        limits={"cpu_s": 30.0, "wall_s": 60.0},
     ),
     Attack(
         "one_line",
@@ -22,7 +21,6 @@ LEAVING = [
             os.write(1, piece)
         """,
         says=("left out",),
-        limits={"cpu_s": 30.0, "wall_s": 60.0},
     ),
     Attack(
         "escape_sequences",
