@@ -94,7 +94,7 @@ def test_the_real_steps_say_what_they_do(installation: Installation, shard: str)
     scene = text_of(installation, task.id, CONNECTOR)
     assert "64 x 64 pixels, uint16, bands B02, B03, B04, B08, EPSG:32633" in scene
     prediction = text_of(installation, task.id, PREDICTION)
-    assert "model demo-land-cover on cpu" in prediction
+    assert "model demo-land-cover by torch on cpu" in prediction
     assert "predicted 100 %" in prediction
     assert "finished: prediction (" in prediction
     planning = steplog.step_log_key(
