@@ -28,9 +28,9 @@ _WRITES = "geostudio_writes"
 _USED_AT = "geostudio_used_at"
 _FILE = "geostudio_file"
 _RESTED_S = 1.0
-# Kept are as many connections as were ever needed at once: opening one takes longer than most
-# queries, on SQLite, too. The last one used goes first, so that the others may rest.
-_POOL = {"pool_size": 10, "max_overflow": 10, "pool_use_lifo": True}
+# Opening a connection takes longer than most queries, so none is opened only for a rush: whoever
+# finds all in use waits for the next one. The last one used goes first, and the others may rest.
+_POOL = {"pool_size": 12, "max_overflow": 0, "pool_use_lifo": True}
 _Columns = TypeVar("_Columns", bound=tuple[Any, ...])
 
 

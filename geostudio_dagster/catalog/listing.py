@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import lru_cache
 from typing import Any
@@ -20,6 +20,7 @@ from sqlalchemy import (
     union_all,
 )
 
+from geostudio_dagster.catalog.api_schema import Permission
 from geostudio_dagster.catalog.changes import add_event, chunks, lock_request
 from geostudio_dagster.catalog.database import Database, utc_now
 from geostudio_dagster.catalog.pages import Column, Paging, beside_total
@@ -106,6 +107,15 @@ _STEPS = (
     .order_by(Step.task_id, Step.number)
 )
 
+
+_SHARING = (
+    select(Permission.group_id)
+    .where(
+        Permission.kind == _KIND,
+        Permission.group_id.in_(bindparam("groups", type_=String, expanding=True)),
+    )
+    .distinct()
+)
 
 # The statements below are made once for each pattern of viewers, filters and pages.
 
@@ -210,10 +220,22 @@ class RequestListing(Database):
             InvalidRequest: the page is sorted by an unknown field.
         """
         asked = wanted.values
+        viewer = self._with_sharing_groups(viewer)
         query = _page_of_requests(viewer.pattern, frozenset(asked), page.pattern)
         rows = self._rows(query, **viewer.values, **asked, **page.values)
         # Beyond the end there is the total alone.
         return rows[0].total, [request_record(row) for row in rows if row.id is not None]
+
+    def _with_sharing_groups(self, viewer: Viewer) -> Viewer:
+        """The viewer without the groups that share no request.
+
+        Most people's requests are their own alone: then their page and its total are read from one
+        index, which takes a tenth of the time.
+        """
+        if viewer.admin or not viewer.groups:
+            return viewer
+        found = self._rows(_SHARING, groups=sorted(viewer.groups))
+        return replace(viewer, groups=frozenset(row.group_id for row in found))
 
     def live_requests_of(self, owner: str) -> int:
         """How many requests of an owner are not over."""

@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import ColumnElement, String, bindparam, select, true
+from sqlalchemy import Boolean, ColumnElement, String, bindparam, select, true
+from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import InstrumentedAttribute
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement
 
 from geostudio_dagster.catalog.api_schema import Permission
 
@@ -67,4 +70,27 @@ class Viewer:
         shared = select(Permission.artifact_id).where(
             Permission.kind == kind, Permission.group_id.in_(groups)
         )
-        return own | artifact_id.in_(shared)
+        return own | _Among(artifact_id, shared.scalar_subquery())
+
+
+class _Among(FunctionElement[bool]):
+    """That a column is among the rows of a query.
+
+    IN, but so that PostgreSQL finds the rows by the column's index also where it stands beside an
+    OR: there it would read the whole table and ask of each row.
+    """
+
+    inherit_cache = True
+    type = Boolean()
+
+
+@compiles(_Among)
+def _in(element: _Among, compiler: SQLCompiler, **options: Any) -> str:
+    column, rows = element.clauses
+    return f"{compiler.process(column, **options)} IN {compiler.process(rows, **options)}"
+
+
+@compiles(_Among, "postgresql")
+def _any_of_array(element: _Among, compiler: SQLCompiler, **options: Any) -> str:
+    column, rows = element.clauses
+    return f"{compiler.process(column, **options)} = ANY (ARRAY{compiler.process(rows, **options)})"
