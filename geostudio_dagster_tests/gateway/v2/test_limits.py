@@ -109,12 +109,16 @@ def test_broken_json_is_refused(ann: httpx.Client, body: bytes, message: str) ->
         b'{"name": "\xed\xa0\x80"}',  # half a surrogate pair, as no text is written
         '{"name": "a"}'.encode("utf-16"),
         '{"name": "a"}'.encode("utf-32"),
+        '{"name": "a", "more": NaN}'.encode("utf-16-le"),
+        '{"name": "a", "name": "b"}'.encode("utf-16-be"),
+        '{"name": "a"}'.encode("utf-32-le"),
+        '{"name": "a", "more": NaN}'.encode("utf-32-be"),
     ],
 )
 def test_bytes_that_are_no_text_are_refused(ann: httpx.Client, body: bytes) -> None:
     refused = ann.post(GROUPS, content=body, headers=JSON)
     assert refused.status_code == 422
-    assert "is not UTF-8" in refused.json()["detail"][0]["msg"] or b"\0" in body
+    assert "is not UTF-8" in refused.json()["detail"][0]["msg"]
     assert ann.get(GROUPS).json() == []
 
 
