@@ -42,9 +42,10 @@ def masking_of(sent: Document, model: Document) -> dict[str, Any] | None:
         wished = model.get("postprocessing_options") or {}
     on = {name: value for name, value in wished.items() if _is_on(name, value)}
     for name in on:
-        if name not in _KINDS:
-            problem = _NOT_HERE.get(name, "is not known here")
-            raise InvalidRequest(f"post_processing.{name}", problem, _REMEDY)
+        if name in _NOT_HERE:
+            raise InvalidRequest(f"post_processing.{name}", _NOT_HERE[name], _REMEDY)
+        if name not in _KINDS:  # and no part of a field's path, for it may be any text
+            raise InvalidRequest("post_processing", f"{name[:40]!r} is not known here", _REMEDY)
     if not on:
         return None
     field = next(iter(on))
@@ -56,14 +57,14 @@ def masking_of(sent: Document, model: Document) -> dict[str, Any] | None:
 
 def _is_on(name: str, value: object) -> bool:
     """Whether an option is switched on, in all the ways that clients write it."""
-    if isinstance(value, str):
-        known = _WORDS.get(value.strip().lower())
-        if known is None:
-            raise InvalidRequest(
-                f"post_processing.{name}", f"{value[:40]!r} is neither true nor false", "give one"
-            )
-        return known
-    return bool(value)
+    if not isinstance(value, str):
+        return bool(value)
+    told = _WORDS.get(value.strip().lower())
+    if told is None and (name in _KINDS or name in _NOT_HERE):
+        raise InvalidRequest(
+            f"post_processing.{name}", f"{value[:40]!r} is neither true nor false", "give one"
+        )
+    return told is not False
 
 
 def _told_by(field: str, on: Document, sent: Document, model: Document) -> tuple[str, str]:

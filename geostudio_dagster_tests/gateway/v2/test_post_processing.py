@@ -72,7 +72,6 @@ def test_what_is_switched_off_is_no_wish(
         ({"regularization": "True"}, "regularization", "outlines"),
         ({"regularization_custom": [{"name": "x"}]}, "regularization_custom", "outlines"),
         ({"mask_from_url": {"url": URL}}, "mask_from_url", "polygons"),
-        ({"sharpening": True}, "sharpening", "not known"),
     ],
 )
 def test_what_would_make_another_map_is_refused(
@@ -85,6 +84,25 @@ def test_what_would_make_another_map_is_refused(
         assert words in error["msg"]
         assert "false" in error["msg"] or "give one" in error["msg"]
     assert inside.installation.catalog.requests() == []
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("sharpening", "'sharpening'"),
+        ("9" * 5000, f"'{'9' * 40}'"),
+        ("cloud_masking.0", "'cloud_masking.0'"),
+        ("", "''"),
+    ],
+)
+@pytest.mark.parametrize("value", [True, "perhaps"])
+def test_an_option_that_is_not_known_is_shown_in_the_sentence(
+    ann: httpx.Client, inside: Api, name: str, shown: str, value: Any
+) -> None:
+    answer = ann.post("/v2/inference", json=wish(inside, post_processing={name: value}))
+    (error,) = answer.json()["detail"]
+    assert (answer.status_code, error["loc"]) == (422, ["body", "post_processing"])
+    assert error["msg"].startswith(f"{shown} is not known here; set it to false")
 
 
 def test_every_field_without_effect_is_told_when_posted_and_when_read(
