@@ -12,6 +12,7 @@ import pytest
 import rasterio
 from dagster import DagsterInstance
 
+from geostudio_dagster.catalog import Viewer
 from geostudio_dagster.gateway.v2 import without_effect as told
 from geostudio_dagster_tests.conftest import MakeScene
 from geostudio_dagster_tests.driving import Driver, path_of
@@ -103,6 +104,39 @@ def test_an_option_that_is_not_known_is_shown_in_the_sentence(
     (error,) = answer.json()["detail"]
     assert (answer.status_code, error["loc"]) == (422, ["body", "post_processing"])
     assert error["msg"].startswith(f"{shown} is not known here; set it to false")
+
+
+def test_what_a_model_brings_is_told_as_the_models(inside: Api, ann: httpx.Client) -> None:
+    catalog, card = inside.installation.catalog, inside.model.id
+    viewer = Viewer("tests", admin=True)
+    catalog.update_card(viewer, card, {}, {"postprocessing_options": {"ocean_masking": "True"}})
+    answer = ann.post("/v2/inference", json=wish(inside))
+    (error,) = answer.json()["detail"]
+    assert (answer.status_code, error["loc"]) == (422, ["body", "post_processing"])
+    assert error["msg"] == (
+        "is left out, and the model's own cannot be done: ocean_masking needs a map of coasts, and "
+        "there is none here; send one, such as {} for no masks, or have the model changed"
+    )
+    request_id = post(ann, wish(inside, post_processing={}))
+    assert catalog.request(request_id).spec["masking"] is None
+
+
+@pytest.mark.parametrize(
+    ("options", "field"),
+    [({"ocean_masking": True}, ["ocean_masking"]), ({"sharpening": "True"}, [])],
+)
+def test_no_model_is_described_with_what_cannot_be_done(
+    ann: httpx.Client, options: dict[str, Any], field: list[str]
+) -> None:
+    body = {"display_name": "ocean", "postprocessing_options": options}
+    answer = ann.post("/v2/models", json=body)
+    place = ["body", "postprocessing_options", *field]
+    assert (answer.status_code, answer.json()["detail"][0]["loc"]) == (422, place)
+    fine = {"cloud_masking": "True", "ocean_masking": "False"}
+    made = ann.post("/v2/models", json={**body, "postprocessing_options": fine})
+    assert (made.status_code, made.json()["postprocessing_options"]) == (201, fine)
+    changed = ann.patch(f"/v2/models/{made.json()['id']}", json={"postprocessing_options": options})
+    assert (changed.status_code, changed.json()["detail"][0]["loc"]) == (422, place)
 
 
 def test_every_field_without_effect_is_told_when_posted_and_when_read(
