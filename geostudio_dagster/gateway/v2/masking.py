@@ -139,13 +139,16 @@ def _known(sent: Document, model: Document) -> Iterator[Mapping[str, Any]]:
 
 
 def _index(band: str, sent: Document, model: Document) -> int | None:
-    """The band's place in the scene, if the bands tell it."""
+    """The band's place in the scene, if the bands tell it; several inputs lie there in a row."""
+    before = 0
     for spec in _entries(sent, model, "model_input_data_spec"):
-        bands = spec.get("bands")
-        for place, entry in enumerate(bands if isinstance(bands, list) else ()):
+        given = spec.get("bands")
+        bands = given if isinstance(given, list) else ()
+        for place, entry in enumerate(bands, start=before):
             if isinstance(entry, Mapping) and str(entry.get("band_name")).lower() == band.lower():
-                given = str(entry.get("index", place))
-                return int(given) if given.isdecimal() and len(given) <= 3 else None  # noqa: PLR2004
+                told = str(entry.get("index", place))
+                return int(told) if told.isdecimal() and len(told) <= 3 else None  # noqa: PLR2004
+        before += len(given) if isinstance(given, list | Mapping) else 0
     return None
 
 

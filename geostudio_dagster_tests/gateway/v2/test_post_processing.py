@@ -20,6 +20,8 @@ from geostudio_dagster_tests.gateway.v2.requesting import URL, post, wish
 from geostudio_dagster_tests.gateway.v2.serving import Api
 
 BY_SCL = {"band": "SCL", "encoding": "sentinel2_scl"}
+RADAR = [{"band_name": "vv"}, {"band_name": "vh"}]
+OPTICAL = [{"band_name": "blue"}, {"band_name": "scl"}]
 SPEC = [
     {
         "connector": "sentinel_aws",
@@ -42,6 +44,25 @@ def test_a_mask_is_understood_in_all_the_ways_that_clients_write_it(
         "encoding": "sentinel2_scl",
         "kinds": ["cloud"],
     }
+
+
+@pytest.mark.parametrize(
+    ("bands", "index"),
+    [
+        ([OPTICAL], 1),
+        ([RADAR, OPTICAL], 3),
+        ([{"0": "vv", "1": "vh", "2": "angle"}, OPTICAL], 4),  # as it once was written
+        ([RADAR, [{"band_name": "SCL", "index": 5}]], 5),
+        ([RADAR], None),
+    ],
+)
+def test_the_place_of_the_band_counts_the_inputs_before_it(
+    inside: Api, ann: httpx.Client, bands: list[Any], index: int | None
+) -> None:
+    spec = [{"modality_tag": f"m{number}", "bands": own} for number, own in enumerate(bands)]
+    options = {"cloud_masking": BY_SCL}
+    request_id = post(ann, wish(inside, post_processing=options, model_input_data_spec=spec))
+    assert inside.installation.catalog.request(request_id).spec["masking"]["index"] == index
 
 
 @pytest.mark.parametrize(
