@@ -73,7 +73,8 @@ def request_document(
     sent = wish.model_dump(mode="json", exclude_unset=True)
     dates, warnings = _dates(wish)
     warnings += _check_steps(wish.pipeline_steps or (), has_processor=_has_processor(wish))
-    warnings += without_effect(sent, runs_tune=choice.runs_tune)
+    asked = {name: value for name, value in sent.items() if name not in brought}
+    warnings += without_effect(asked, runs_tune=choice.runs_tune)
     client = {key: sent[key] for key in _KEPT if sent.get(key) is not None}
     if dates != (wish.temporal_domain or []):
         client["temporal_domain"] = wish.temporal_domain

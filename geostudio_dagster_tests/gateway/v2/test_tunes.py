@@ -11,6 +11,7 @@ import httpx
 import pytest
 import yaml
 
+from geostudio_dagster.gateway.v2.without_effect import CLOUDS, SOURCES
 from geostudio_dagster.models.bundle import load_bundle
 from geostudio_dagster.models.registration import register_bundle
 from geostudio_dagster.models.tunes import CHECKPOINT, CONFIG
@@ -119,9 +120,13 @@ def test_a_finished_tune_is_downloaded_and_tried_out(
         "geofm-sandbox-models",
     )
     assert (inference["description"], inference["location"]) == ("try-out", "Vienna")
+    assert "warnings" not in inference, "nobody sent what the tune brought"
     assert inside.installation.catalog.request(inference["id"]).model_id == model_id
     listed = ann.get("/v2/inference", params={"tune_id": tune_id}).json()
     assert [item["id"] for item in listed["results"]] == [inference["id"]]
+    own = {"data_connector_config": [{"connector": "sentinel_aws"}], "maxcc": 7}
+    answer = ann.post(f"{TUNES}/{tune_id}/try-out", json=wish | own)
+    assert answer.json()["warnings"] == [SOURCES, CLOUDS]
 
 
 def test_the_sandbox_model_runs_a_tune(
