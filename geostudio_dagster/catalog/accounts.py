@@ -14,6 +14,7 @@ from uuid import uuid4
 
 from sqlalchemy import Row, bindparam, func, select, update
 from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
 from geostudio_dagster.catalog.api_schema import ApiKey, GroupMember, User
@@ -151,7 +152,7 @@ class Accounts(Database):
             return None
         first = rows[0]
         if first.last_used_at is None or now - first.last_used_at > _USE_NOTED_EVERY:
-            with suppress(OperationalError):  # nobody is refused because of this
+            with suppress(OperationalError, PoolTimeout):  # nobody is refused because of this
                 self._note_use(first.id, now)
         return _viewer(first.email, first.admin, [row.group_id for row in rows])
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import psycopg2
-from sqlalchemy import Connection, Engine, Row, create_engine, event
+from sqlalchemy import Engine, Row, create_engine, event
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DisconnectionError
 from sqlalchemy.orm import Session
@@ -24,7 +24,6 @@ from sqlalchemy.sql.selectable import TypedReturnsRows
 from geostudio_dagster.errors import InvalidRequest
 
 BUSY_TIMEOUT_S = 60.0
-_WRITES = "geostudio_writes"
 _USED_AT = "geostudio_used_at"
 _FILE = "geostudio_file"
 _RESTED_S = 1.0
@@ -49,16 +48,14 @@ class Database:
 
     def __init__(self, url: URL) -> None:
         self._url = url
-        self._reader: Engine
-        self._writer: Engine
+        # Each with a pool of its own: writers that wait for one another keep no reader waiting.
         if url.get_backend_name() == "sqlite":
-            self._reader = _sqlite(url)
-            self._writer = self._reader.execution_options(**{_WRITES: True})
+            self._reader = _sqlite(url, "BEGIN")
+            self._writer = _sqlite(url, "BEGIN IMMEDIATE")
             return
         self._writer = _postgresql(url)
         # PostgreSQL gives each statement a snapshot of its own anyway (READ COMMITTED), so a
-        # transaction around reads would only be two more round trips. Connections of their own,
-        # since switching one to and fro takes as long as a query.
+        # transaction around reads would only be two more round trips.
         self._reader = _postgresql(url, isolation_level="AUTOCOMMIT")
 
     @classmethod
@@ -121,7 +118,7 @@ def _wrong_url(problem: str) -> InvalidRequest:
     )
 
 
-def _sqlite(url: URL) -> Engine:
+def _sqlite(url: URL, begin: str) -> Engine:
     engine = create_engine(
         url,
         json_serializer=to_json,
@@ -132,7 +129,7 @@ def _sqlite(url: URL) -> Engine:
     event.listen(engine, "connect", _configure_sqlite)
     event.listen(engine, "connect", lambda _, record: record.info.update({_FILE: _file(path)}))
     event.listen(engine, "checkout", lambda _, record, __: _see_same_file(path, record))
-    event.listen(engine, "begin", _begin_sqlite)
+    event.listen(engine, "begin", lambda connection: connection.exec_driver_sql(begin))
     reference = weakref.ref(engine)
     # No SQLite connection may cross a fork, not even one that the child leaves alone: the library
     # would believe that the child has its parent's file locks, too.
@@ -194,15 +191,10 @@ def _drop_connections(reference: weakref.ref[Engine], *, close: bool) -> None:
 
 
 def _configure_sqlite(connection: Any, _record: Any) -> None:
-    connection.isolation_level = None  # transactions begin in _begin_sqlite, not in the driver
+    connection.isolation_level = None  # transactions begin in _sqlite, not in the driver
     connection.execute("PRAGMA foreign_keys = ON")
     # An acknowledged request must outlive a power cut, too.
     connection.execute("PRAGMA synchronous = FULL")
-
-
-def _begin_sqlite(connection: Connection) -> None:
-    writes = connection.get_execution_options().get(_WRITES, False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
 
 def to_json(value: object) -> str:

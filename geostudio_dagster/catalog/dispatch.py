@@ -19,6 +19,7 @@ from geostudio_dagster.catalog.changes import (
 )
 from geostudio_dagster.catalog.conclusions import conclude_shard, hand_back, held_steps
 from geostudio_dagster.catalog.database import Database, utc_now
+from geostudio_dagster.catalog.heartbeats import planner_holds
 from geostudio_dagster.catalog.records import Settlement, ShardRecord
 from geostudio_dagster.catalog.rows import shard_record
 from geostudio_dagster.catalog.schema import Request, Shard, Step, Task
@@ -37,9 +38,10 @@ class Dispatch(Database):
     def shards_to_dispatch(
         self, now: datetime, limit: int, request_id: str | None = None
     ) -> list[ShardRecord]:
-        """READY shards that are due, of one request or of all.
+        """READY shards that are due, of one request or of all that no planner holds.
 
-        The highest priority comes first, then the oldest request.
+        The highest priority comes first, then the oldest request. Who planned a request outside
+        of Dagster launches it, too.
         """
         query = (
             select(Shard)
@@ -53,7 +55,9 @@ class Dispatch(Database):
             .order_by(Shard.priority.desc(), Request.created_at, Request.id, Shard.number)
             .limit(limit)
         )
-        if request_id is not None:
+        if request_id is None:
+            query = query.where(~planner_holds(now))
+        else:
             query = query.where(Shard.request_id == request_id)
         with self._read() as session:
             return [shard_record(row) for row in session.scalars(query)]

@@ -4,11 +4,24 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from sqlalchemy import delete
+from sqlalchemy import ColumnElement, delete, exists, literal
 
 from geostudio_dagster.catalog.changes import insert_into
 from geostudio_dagster.catalog.database import Database, utc_now
-from geostudio_dagster.catalog.schema import RunLease
+from geostudio_dagster.catalog.schema import Request, RunLease
+
+_PLANNER = "plan:"
+
+
+def planner_lease(request_id: str) -> str:
+    """Under which name somebody holds the planning of a request, as runs hold steps."""
+    return f"{_PLANNER}{request_id}"
+
+
+def planner_holds(now: datetime) -> ColumnElement[bool]:
+    """Whether somebody holds the planning of the enclosing statement's request."""
+    holds = RunLease.run_id == literal(_PLANNER) + Request.id
+    return exists().where(holds, RunLease.lease_until > now).correlate(Request)
 
 
 class Heartbeats(Database):

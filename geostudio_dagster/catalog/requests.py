@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import datetime
+from decimal import Decimal
 from itertools import groupby
 from typing import Any, cast
 from uuid import uuid4
@@ -105,7 +106,8 @@ class Requests(Database):
                 add_event(session, identifier, "created", now, owner=owner)
                 return request_record(written)
             request = lock_request(session, identifier)
-            if request.spec != row["spec"] or request.owner != owner:
+            same = _comparable(request.spec) == _comparable(row["spec"])
+            if not same or request.owner != owner:
                 raise Conflict(
                     f"The id {identifier} belongs to another request; "
                     "leave the id out or choose a new one."
@@ -188,6 +190,20 @@ class Requests(Database):
             upsert_artifacts(session, request_id, artifacts)
             add_event(session, request_id, "planned", now, tasks=len(plan.tasks), shards=shards)
             return True
+
+
+def _comparable(value: Any) -> Any:
+    """A JSON value such that those which say the same are equal.
+
+    Names without a value are left out, for those that came with a newer version are not in what an
+    older one wrote. Numbers are told by their decimal digits: PostgreSQL gives 1e23 back as the
+    whole number, which no float is.
+    """
+    if isinstance(value, dict):
+        return {name: _comparable(item) for name, item in value.items() if item is not None}
+    if isinstance(value, list):
+        return [_comparable(item) for item in value]
+    return Decimal(repr(value)) if isinstance(value, float) else value
 
 
 def _from_client(client: dict[str, Any]) -> dict[str, Any]:

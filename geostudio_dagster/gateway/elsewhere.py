@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Depends, HTTPException
 
-from geostudio_dagster.gateway.principal import principal_of
+from geostudio_dagster.gateway.principal import identify
 from geostudio_dagster.gateway.problems import responses
 
-router = APIRouter(tags=["not here"], dependencies=[Depends(principal_of)])
+router = APIRouter(tags=["not here"], dependencies=[Depends(identify)], responses=responses(401))
 
 NO_SERVERS = (
     "Models are not given servers of their own here: requests load them themselves. Register one "
@@ -20,29 +20,32 @@ NO_SERVERS = (
 NO_TRACKER = "This installation keeps no issue tracker; tell its operator."
 
 
-def _no_servers() -> None:
-    """Models have no servers of their own here."""
-    raise HTTPException(501, NO_SERVERS)
+def add_not_here(
+    router: APIRouter, method: str, path: str, sentence: str, operation_id: str
+) -> None:
+    """Add a route that answers 501 with a sentence on where to go instead."""
 
+    def not_here() -> None:
+        raise HTTPException(501, sentence)
 
-def _no_tracker() -> None:
-    """There is no issue tracker."""
-    raise HTTPException(501, NO_TRACKER)
-
-
-for _method, _path, _answer in (
-    ("POST", "/v2/amo-tasks", _no_servers),
-    ("GET", "/v2/amo-tasks/{model_id}", _no_servers),
-    ("DELETE", "/v2/amo-tasks/{model_id}", _no_servers),
-    ("GET", "/issue", _no_tracker),
-    ("POST", "/issue", _no_tracker),
-    ("POST", "/issue/{issue_key}/comment", _no_tracker),
-):
     router.add_api_route(
-        _path,
-        _answer,
-        methods=[_method],
-        operation_id=f"{_method} {_path}".lower().translate(str.maketrans(" /-", "___", "{}")),
+        path,
+        not_here,
+        methods=[method],
+        operation_id=operation_id,
+        description=sentence,
         response_model=None,
-        responses=responses(401, 501),
+        responses=responses(501),
     )
+
+
+for _method, _path, _sentence in (
+    ("POST", "/v2/amo-tasks", NO_SERVERS),
+    ("GET", "/v2/amo-tasks/{model_id}", NO_SERVERS),
+    ("DELETE", "/v2/amo-tasks/{model_id}", NO_SERVERS),
+    ("GET", "/issue", NO_TRACKER),
+    ("POST", "/issue", NO_TRACKER),
+    ("POST", "/issue/{issue_key}/comment", NO_TRACKER),
+):
+    _name = f"{_method} {_path}".lower().translate(str.maketrans(" /-", "___", "{}"))
+    add_not_here(router, _method, _path, _sentence, _name)

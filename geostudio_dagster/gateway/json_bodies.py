@@ -41,10 +41,9 @@ def refused_json(
         deepest: how deep arrays and objects may be nested.
         place: where the text stands in the request, as errors name it.
     """
-    try:
-        body.decode("utf-8")
-    except UnicodeDecodeError as error:
-        return invalid(place, f"is not UTF-8: byte {error.start} is no part of it", "json_invalid")
+    odd = _odd_byte(body)
+    if odd is not None:
+        return invalid(place, f"is not UTF-8: byte {odd} is no part of it", "json_invalid")
     bare = _STRINGS.sub(b'""', body)
     if _depth(bare) > deepest:
         return invalid(place, f"is nested more than {deepest} levels deep", "json_too_deep")
@@ -59,6 +58,19 @@ def refused_json(
     return None
 
 
+def _odd_byte(body: bytes) -> int | None:
+    """The place of a byte that no JSON in UTF-8 has; None where there is none.
+
+    NUL is one: by it json.loads knows UTF-16 and UTF-32, which nothing here would look through.
+    """
+    try:
+        body.decode("utf-8")
+    except UnicodeDecodeError as error:
+        return error.start
+    nul = body.find(b"\0")
+    return None if nul < 0 else nul
+
+
 def _read(body: bytes) -> Any:
     # A byte order mark is no part of the text.
     text = body.decode("utf-8-sig")
@@ -68,9 +80,11 @@ def _read(body: bytes) -> Any:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise _TwiceError(_shown(twice))
+        seen: set[str] = set()
+        for name, _ in pairs:
+            if name in seen:
+                raise _TwiceError(_shown(name))
+            seen.add(name)
     return found
 
 

@@ -16,6 +16,7 @@ from typing import Literal
 
 from geostudio_dagster.catalog import RequestStatus
 from geostudio_dagster.catalog.card_records import OnboardingRecord
+from geostudio_dagster.catalog.heartbeats import planner_lease
 from geostudio_dagster.catalog.states import LIVE_REQUESTS
 from geostudio_dagster.errors import GeostudioError, InvalidRequest
 from geostudio_dagster.gateway.dagster_client import (
@@ -76,7 +77,7 @@ class Launcher:
         # From now on the planning sensor leaves it to us, for as long as we are alive.
         catalog = self._installation.catalog
         lease_s = self._installation.settings.shards.lease_s
-        catalog.keep_alive(launches.planner_lease(request_id), lease_s)
+        catalog.keep_alive(planner_lease(request_id), lease_s)
         self._later(self._start, request_id)
 
     def retried(self, request_id: str) -> None:
@@ -139,7 +140,7 @@ class Launcher:
     @contextmanager
     def _held(self, request_id: str) -> Iterator[None]:
         """Sensors leave the request to us meanwhile, however long Dagster takes to answer."""
-        holder = launches.planner_lease(request_id)
+        holder = planner_lease(request_id)
         try:
             with heartbeat(self._installation, holder):
                 yield

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from anyio import to_thread
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -16,6 +17,7 @@ from geostudio_dagster.gateway_settings import GatewaySettings
 
 _LONGEST_ADDRESS = 16 * 1024
 _LONGEST_HEADERS = 64 * 1024
+_LARGE_BODY = 100_000  # bytes; to look through more takes so long that others would wait for it
 _WITH_BODY = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 _FORMS = ("multipart/form-data",)
 _UPLOADS = "/v2/file-share/"  # PUT below it streams a file of any kind
@@ -59,7 +61,13 @@ class Limits:
         if body and not (_is_json(media_type) or (not media_type and _has_credentials(headers))):
             sentence = "Send JSON, with the header Content-Type: application/json."
             return problem(415, sentence), receive
-        return refused_json(body, self._settings.max_json_depth), _replayed(body, receive)
+        return await self._refused_json(body), _replayed(body, receive)
+
+    async def _refused_json(self, body: bytes) -> Response | None:
+        deepest = self._settings.max_json_depth
+        if len(body) <= _LARGE_BODY:  # for which a thread costs more than it spares
+            return refused_json(body, deepest)
+        return await to_thread.run_sync(refused_json, body, deepest)
 
     async def _whole(self, receive: Receive, limit: int) -> bytes:
         """The whole body.

@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 MEDIA_TYPE = "application/problem+json"
 _LONGEST_INPUT = 200
 _MOST_ERRORS = 20
+_MOST_DIGITS = 9  # of a place in a list
 _SERVER_ERROR = 500
 
 
@@ -106,9 +107,14 @@ def _refused_input(_: Request, error: Exception) -> Response:
 
 def _invalid_request(request: Request, error: Exception) -> Response:
     assert isinstance(error, InvalidRequest)  # noqa: S101 - as registered
-    parts = [int(part) if part.isdecimal() else part for part in error.field.split(".")]
+    parts = [_part(part) for part in error.field.split(".")]
     source = "query" if error.field in request.query_params or error.field == "sort" else "body"
     return invalid([source, *parts], f"{error.problem}; {error.remedy}")
+
+
+def _part(text: str) -> str | int:
+    """A part of a field's path: a name, or a place in a list."""
+    return int(text) if text.isdecimal() and len(text) <= _MOST_DIGITS else text
 
 
 def _not_found(request: Request, error: Exception) -> Response:

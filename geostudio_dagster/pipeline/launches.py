@@ -11,6 +11,7 @@ from typing import Any
 
 from geostudio_dagster.catalog import RequestRecord, ShardRecord
 from geostudio_dagster.catalog.card_records import OnboardingRecord
+from geostudio_dagster.catalog.heartbeats import planner_lease
 from geostudio_dagster.installation import Installation
 from geostudio_dagster.pipeline.stage import now
 
@@ -91,10 +92,6 @@ def take_shards(
     catalog = installation.catalog
     room = installation.settings.shards.max_live - len(catalog.live_shards())
     due = catalog.shards_to_dispatch(now(), max(0, min(room, limit)), request_id)
-    if request_id is None:  # who planned a request outside of Dagster launches it, too
-        requested = {shard.request_id for shard in due}
-        held = {key for key in requested if is_being_planned(installation, key)}
-        due = [shard for shard in due if shard.request_id not in held]
     taken = set(catalog.mark_submitted([shard.key for shard in due], now()))
     shards = [shard for shard in due if shard.key in taken]
     requests = {key: catalog.request(key) for key in {shard.request_id for shard in shards}}
@@ -124,11 +121,6 @@ def _of_shard(shard: ShardRecord, request: RequestRecord) -> Launch:
         },
         shard.key,
     )
-
-
-def planner_lease(request_id: str) -> str:
-    """Under which name somebody holds the planning of a request, as runs hold steps."""
-    return f"plan:{request_id}"
 
 
 def is_being_planned(installation: Installation, request_id: str) -> bool:

@@ -105,11 +105,14 @@ def process_task(
 def source_of(installation: Installation, task: TaskRecord, position: Position) -> ArtifactRecord:
     """What the chain of a position begins with: the prediction, or what was made of it before.
 
+    After postprocess that is the masked one, where masks were asked for.
+
     Raises:
         NotFound: the task has no prediction.
     """
     if position is Position.AFTER_POSTPROCESS:
-        return processed_prediction(installation, task)
+        masked = installation.catalog.artifacts_named("masked", [task.id])
+        return masked.get(task.id) or processed_prediction(installation, task)
     return installation.catalog.artifact(task.id, "prediction")
 
 

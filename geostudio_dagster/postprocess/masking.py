@@ -22,6 +22,7 @@ from geostudio_dagster.errors import TaskError
 from geostudio_dagster.planning.masks import MASKED_CLASSES, NODATA, Encoding, Masking, MaskKind
 from geostudio_dagster.raster.cog import BLOCK, ScratchRaster, write_cog
 from geostudio_dagster.raster.patches import Box
+from geostudio_dagster.raster.scene import DRIVER, ONLY_THE_FILE
 
 _SCL: Mapping[MaskKind, tuple[int, ...]] = {"cloud": (3, 8, 9), "snow_ice": (11,)}
 _FMASK: Mapping[MaskKind, int] = {"cloud": 0b1111, "snow_ice": 0b10000}
@@ -58,9 +59,9 @@ def write_masked(
     rough = scratch / f"{target.stem}.mask.tif"
     try:
         with (
-            rasterio.Env(GDAL_CACHEMAX=_GDAL_CACHE),
-            rasterio.open(prediction, driver="GTiff") as raster,
-            rasterio.open(scene, driver="GTiff") as image,
+            rasterio.Env(GDAL_CACHEMAX=_GDAL_CACHE, **ONLY_THE_FILE),
+            rasterio.open(prediction, driver=DRIVER) as raster,
+            rasterio.open(scene, driver=DRIVER) as image,
         ):
             place = Box(*(window or (0, 0, image.width, image.height)))
             _check_grid(raster, image, place)

@@ -17,6 +17,7 @@ from rasterio.io import DatasetReader
 from geostudio_dagster import __version__
 from geostudio_dagster.models.bundle import BundleManifest
 from geostudio_dagster.raster.footprint import footprint_of
+from geostudio_dagster.raster.scene import DRIVER, ONLY_THE_FILE
 
 if TYPE_CHECKING:
     from geostudio_dagster.catalog import ArtifactRecord, ModelRecord, RequestRecord, TaskRecord
@@ -131,7 +132,7 @@ def _when(
 
 
 def _tiff_datetime(scene: Path) -> dt.datetime | None:
-    with rasterio.open(scene) as dataset:
+    with rasterio.Env(**ONLY_THE_FILE), rasterio.open(scene, driver=DRIVER) as dataset:
         text = dataset.tags().get("TIFFTAG_DATETIME", "")
     try:
         return dt.datetime.strptime(text, _TIFF_DATETIME).replace(tzinfo=dt.UTC)

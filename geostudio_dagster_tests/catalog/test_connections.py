@@ -59,6 +59,22 @@ def test_sqlite_keeps_its_connection_but_not_over_a_fork(
     assert _open_files(path) == 0
 
 
+def test_readers_do_not_wait_for_the_connections_of_writers(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"pool_size": 1, "max_overflow": 0, "pool_timeout": 0.01}.items():
+        monkeypatch.setitem(database._POOL, name, value)
+    catalog = Catalog.open(url)
+    _, key = catalog.create_key("ann@example.org", days=1)
+    with catalog._write() as session:
+        session.execute(text("SELECT 1"))  # takes the only connection that writes
+        assert catalog.requests() == []
+        # That it was used cannot be noted just now, which is no reason to refuse the key.
+        viewer = catalog.viewer_of_key(key)
+    assert viewer is not None and viewer.email == "ann@example.org"
+    catalog.close()
+
+
 def test_an_sqlite_file_that_was_exchanged_is_opened_anew(
     sqlite_template: Path, tmp_path: Path
 ) -> None:

@@ -5,6 +5,7 @@ import datetime as dt
 import pytest
 
 from geostudio_dagster.catalog import Settlement
+from geostudio_dagster.catalog.heartbeats import planner_lease
 from geostudio_dagster.catalog.states import CONNECTOR, PREDICTION
 from geostudio_dagster.errors import Conflict
 from geostudio_dagster_tests.catalog.driving import BROKEN, FLAKY, LATER, STAGES, Driver, seconds
@@ -18,6 +19,16 @@ def test_shards_are_due_by_priority_then_age(drive: Driver) -> None:
     assert keys == [drive.key(r, n) for r in (urgent, old, new) for n in (0, 1)]
     assert len(drive.catalog.shards_to_dispatch(LATER, 3)) == 3
     assert drive.catalog.shards_to_dispatch(LATER - dt.timedelta(days=2), 100) == []
+
+
+def test_what_a_planner_holds_takes_no_place_of_what_is_due(drive: Driver) -> None:
+    held, free = drive.planned(2, 2, priority=1), drive.planned(1, 1)
+    drive.catalog.keep_alive(planner_lease(held), 60, LATER)
+    due = drive.catalog.shards_to_dispatch
+    assert [shard.key for shard in due(LATER, 1)] == [drive.key(free)]
+    assert [shard.key for shard in due(LATER, 9)] == [drive.key(free)]
+    assert [shard.key for shard in due(LATER, 1, held)] == [drive.key(held)]
+    assert [shard.key for shard in due(LATER + seconds(61), 1)] == [drive.key(held)]
 
 
 def test_a_submitted_shard_is_not_due(drive: Driver) -> None:

@@ -36,6 +36,19 @@ def test_a_new_request_is_new_whatever_numbers_it_has(drive: Driver, number: flo
     assert [found.id for found in drive.catalog.requests()] == [request.id]
 
 
+@pytest.mark.parametrize("number", [1e23, 1e300, 10**40, -1.5e-300, 0.1])
+def test_the_same_request_is_the_same_over_an_upgrade(drive: Driver, number: float) -> None:
+    client = {"number": number, "list": [{"number": number}]}
+    older = drive.pending("0b1c", urls=["a"], client=client)
+    newer = {**client, "list": [{"number": number, "added": None}]}
+    assert drive.pending("0b1c", urls=["a"], masking=None, client=newer) == older
+    assert len(drive.catalog.events("0b1c")) == 1
+    with pytest.raises(Conflict):
+        drive.pending("0b1c", urls=["a"], masking={}, client=newer)
+    with pytest.raises(Conflict):
+        drive.pending("0b1c", urls=["a"], client={**newer, "number": 1.5})
+
+
 def test_an_id_that_is_taken(drive: Driver) -> None:
     drive.pending("0b1c", urls=["a"])
     sentence = "The id 0b1c belongs to another request; leave the id out or choose a new one."

@@ -123,6 +123,34 @@ def test_before_postprocess_the_statistics_are_of_what_the_processor_made(
         assert not (file.read(1) == 1).any(), "the chain goes on with what was made before"
 
 
+def test_a_processor_after_postprocess_gets_what_was_masked(
+    installation: Installation, model: ModelRecord, make_scene: MakeScene, driver: Driver
+) -> None:
+    scene = make_scene("c.tif", size=256, bands=("B02", "B03", "B04", "B08", "SCL"))
+    with rasterio.open(scene, "r+") as file:
+        codes = np.full((256, 256), 4, np.uint16)
+        codes[:, 128:] = 9
+        file.write(codes, 5)
+    upload(installation, "drop-class", DROP)
+    request = submit(
+        installation,
+        [scene],
+        model,
+        masking={"band": "SCL", "encoding": "sentinel2_scl", "kinds": ["cloud"]},
+        processors=[{"processor": "drop-class", "parameters": {"drop": 999}}],
+    )
+    assert driver.until_over(request) == "COMPLETED"
+    (task,) = tasks_of(installation, request)
+    (said,) = task.step("generic-python-processor").metrics["scripts"]
+    assert said["printed"]["source"].endswith(f"{task.id}_pred_masked.tif")
+    with rasterio.open(path_of(installation, task.id, "masked")) as file:
+        masked = file.read(1)
+    with rasterio.open(path_of(installation, task.id, FIRST)) as file:
+        dropped = file.read(1)
+    assert said["printed"]["dropped"] == (masked == 999).sum() > 0
+    np.testing.assert_array_equal(dropped, np.where(masked == 999, 255, masked))
+
+
 def test_a_failing_script_fails_its_task_with_its_own_words(
     installation: Installation, model: ModelRecord, make_scene: MakeScene, driver: Driver
 ) -> None:

@@ -96,6 +96,14 @@ def test_a_band_without_a_name_is_found_by_its_place(tmp_path: Path, prediction:
         assert found.read(1)[1, 0] == 998
 
 
+def test_what_lies_beside_the_scene_names_no_band(tmp_path: Path, prediction: Path) -> None:
+    scene = raster(tmp_path / "s.tif", CODES * 0, CODES, names=("B02", "B03"))
+    named = '<PAMRasterBand band="2"><Description>SCL</Description></PAMRasterBand>'
+    (tmp_path / "s.tif.aux.xml").write_text(f"<PAMDataset>{named}</PAMDataset>")
+    with pytest.raises(TaskError, match=r"has no band SCL to mask by \(2 bands: B02, B03\)"):
+        masked(tmp_path, prediction, scene)
+
+
 def test_fmask_is_read_by_its_bits(tmp_path: Path, prediction: Path) -> None:
     codes = np.array([[0, 0b10, 0b1000, 0b100000], [0b10000, 0b11000000, 255, 0b10010]], np.uint8)
     scene = raster(tmp_path / "s.tif", codes, names=("Fmask",))

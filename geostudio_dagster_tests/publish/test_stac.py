@@ -334,6 +334,15 @@ def test_a_task_without_any_date_says_whose_time_it_has(tmp_path: Path) -> None:
     assert properties["geostudio:datetime_source"].startswith("the request's creation")
 
 
+def test_what_lies_beside_the_scene_tells_no_date(tmp_path: Path) -> None:
+    scene = write_cog(tmp_path / "scene.tif", halves())
+    told = '<MDI key="TIFFTAG_DATETIME">2023:05:06 10:11:12</MDI>'
+    document = f"<PAMDataset><Metadata>{told}</Metadata></PAMDataset>"
+    (tmp_path / "scene.tif.aux.xml").write_text(document)
+    properties = check(make(tmp_path, task=task(date=None), scene=scene))["properties"]
+    assert properties["geostudio:datetime_source"].startswith("the request's creation")
+
+
 def test_a_scene_outside_the_storage_keeps_its_address(tmp_path: Path) -> None:
     outside = artifact("scene", "file:///data/scenes/a.tif")
     document = check(make(tmp_path, artifacts=[outside], task=task(url="/data/scenes/a.tif")))

@@ -6,7 +6,7 @@ change the map is refused: a map without it would be another one than was asked 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, get_args
 
 from geostudio_dagster.connectors.collections import COLLECTIONS
@@ -27,24 +27,48 @@ _NOT_HERE = {
 }
 
 
-def masking_of(sent: Document, model: Document) -> dict[str, Any] | None:
+def masking_of(
+    sent: Document, model: Document, brought: Collection[str] = ()
+) -> dict[str, Any] | None:
     """What is masked and by which band, as the platform's requests have it; None for nothing.
 
     Args:
         sent: a request as it came. model: what is told beside the model, for what the request
-            leaves out.
+            leaves out. brought: fields of ``sent`` that come from its tune.
 
     Raises:
         InvalidRequest: something is wished that is not done here, or no band tells it.
     """
-    wished = sent.get("post_processing")
+    wished, owner = sent.get("post_processing"), "tune"
     if wished is None:
-        wished = model.get("postprocessing_options") or {}
-    on = {name: value for name, value in wished.items() if _is_on(name, value)}
-    for name in on:
-        if name not in _KINDS:
-            problem = _NOT_HERE.get(name, "is not known here")
-            raise InvalidRequest(f"post_processing.{name}", problem, _REMEDY)
+        wished, owner = model.get("postprocessing_options") or {}, "model"
+    elif "post_processing" not in brought:
+        return _masking(wished, sent, model)
+    try:
+        return _masking(wished, sent, model)
+    except InvalidRequest as error:
+        reason = f"{error.field.partition('.')[2]} {error.problem}".strip()
+        raise InvalidRequest(
+            "post_processing",
+            f"is left out, and the {owner}'s own cannot be done: {reason}",
+            f"send one, such as {{}} for no masks, or have the {owner} changed",
+        ) from error
+
+
+def check_options(options: Document, field: str) -> None:
+    """Refuse options of a model or a tune that no request could be worked with.
+
+    Args:
+        field: where they stand, as errors name it.
+
+    Raises:
+        InvalidRequest: naming the option.
+    """
+    _switched_on(options, field)
+
+
+def _masking(wished: Document, sent: Document, model: Document) -> dict[str, Any] | None:
+    on = _switched_on(wished, "post_processing")
     if not on:
         return None
     field = next(iter(on))
@@ -54,16 +78,27 @@ def masking_of(sent: Document, model: Document) -> dict[str, Any] | None:
     return {"band": band, "index": index, "encoding": encoding, "kinds": kinds}
 
 
-def _is_on(name: str, value: object) -> bool:
+def _switched_on(options: Document, place: str) -> Document:
+    """Those of the options that are wished, all of which can be done."""
+    on = {name: value for name, value in options.items() if _is_on(name, value, place)}
+    for name in on:
+        if name in _NOT_HERE:
+            raise InvalidRequest(f"{place}.{name}", _NOT_HERE[name], _REMEDY)
+        if name not in _KINDS:  # and no part of a field's path, for it may be any text
+            raise InvalidRequest(place, f"{name[:40]!r} is not known here", _REMEDY)
+    return on
+
+
+def _is_on(name: str, value: object, place: str) -> bool:
     """Whether an option is switched on, in all the ways that clients write it."""
-    if isinstance(value, str):
-        known = _WORDS.get(value.strip().lower())
-        if known is None:
-            raise InvalidRequest(
-                f"post_processing.{name}", f"{value[:40]!r} is neither true nor false", "give one"
-            )
-        return known
-    return bool(value)
+    if not isinstance(value, str):
+        return bool(value)
+    told = _WORDS.get(value.strip().lower())
+    if told is None and (name in _KINDS or name in _NOT_HERE):
+        raise InvalidRequest(
+            f"{place}.{name}", f"{value[:40]!r} is neither true nor false", "give one"
+        )
+    return told is not False
 
 
 def _told_by(field: str, on: Document, sent: Document, model: Document) -> tuple[str, str]:
@@ -104,13 +139,16 @@ def _known(sent: Document, model: Document) -> Iterator[Mapping[str, Any]]:
 
 
 def _index(band: str, sent: Document, model: Document) -> int | None:
-    """The band's place in the scene, if the bands tell it."""
+    """The band's place in the scene, if the bands tell it; several inputs lie there in a row."""
+    before = 0
     for spec in _entries(sent, model, "model_input_data_spec"):
-        bands = spec.get("bands")
-        for place, entry in enumerate(bands if isinstance(bands, list) else ()):
+        given = spec.get("bands")
+        bands = given if isinstance(given, list) else ()
+        for place, entry in enumerate(bands, start=before):
             if isinstance(entry, Mapping) and str(entry.get("band_name")).lower() == band.lower():
-                given = str(entry.get("index", place))
-                return int(given) if given.isdecimal() and len(given) <= 3 else None  # noqa: PLR2004
+                told = str(entry.get("index", place))
+                return int(told) if told.isdecimal() and len(told) <= 3 else None  # noqa: PLR2004
+        before += len(given) if isinstance(given, list | Mapping) else 0
     return None
 
 

@@ -16,6 +16,7 @@ from geostudio_dagster.gateway.paging import Envelope, Page
 from geostudio_dagster.gateway.place import GatewayPlace, Place
 from geostudio_dagster.gateway.principal import Caller, Principal
 from geostudio_dagster.gateway.problems import responses
+from geostudio_dagster.gateway.v2.masking import check_options
 from geostudio_dagster.gateway.v2.model_schemas import (
     Deployed,
     ModelCreateInput,
@@ -42,6 +43,7 @@ def create(wish: ModelCreateInput, caller: Caller, place: Place) -> ModelGetResp
     """Describe a model; under a display name of the caller's, its next version."""
     details = _details(wish)
     read_options(details)
+    check_options(details.get("postprocessing_options") or {}, "postprocessing_options")
     version = int(wish.version or 1)
     card = place.catalog.create_card(
         caller.viewer,
@@ -89,6 +91,7 @@ def update(
     columns = {name: value for name in _COLUMNS if (value := getattr(change, name)) is not None}
     details = _details(change)
     read_options(details)
+    check_options(details.get("postprocessing_options") or {}, "postprocessing_options")
     rebuilt = _is_deployed(card) and any(
         name in details and details[name] != card.details.get(name) for name in BUILT_OF
     )

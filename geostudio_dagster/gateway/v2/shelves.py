@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, HTTPException, Path
+from fastapi import APIRouter, Path
 
 from geostudio_dagster.errors import NotFound
+from geostudio_dagster.gateway.elsewhere import add_not_here
 from geostudio_dagster.gateway.paging import Envelope, Page
 from geostudio_dagster.gateway.problems import responses
 
@@ -45,20 +46,9 @@ def _shelf(
         """Nothing, in the envelope of a list."""
         return Envelope[dict[str, Any]].of(0, [])
 
-    def add() -> None:
-        """Nothing can be added."""
-        raise HTTPException(501, _NOT_HERE.format(what=what))
-
     for path in adding:
         own = path.strip("/").replace("-", "_") or "create"
-        shelf.add_api_route(
-            path,
-            add,
-            methods=["POST"],
-            operation_id=f"{own}_{words}",
-            response_model=None,
-            responses=responses(501),
-        )
+        add_not_here(shelf, "POST", path, _NOT_HERE.format(what=what), f"{own}_{words}")
     _add_items(shelf, words, missing, parts)
     return shelf
 
@@ -119,18 +109,6 @@ for _part in (
 ):
     router.include_router(_part)
 
-
-def _training() -> None:
-    """Nothing is trained here."""
-    raise HTTPException(501, _NOT_HERE.format(what="training jobs"))
-
-
 for _path in ("/submit-tune", "/submit-tune/dry-run", "/submit-hpo-tune"):
-    router.add_api_route(
-        _path,
-        _training,
-        methods=["POST"],
-        operation_id=_path.strip("/").replace("/", "_").replace("-", "_"),
-        response_model=None,
-        responses=responses(501),
-    )
+    _name = _path.strip("/").replace("/", "_").replace("-", "_")
+    add_not_here(router, "POST", _path, _NOT_HERE.format(what="training jobs"), _name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -36,12 +37,18 @@ class Wish:
 
 
 def understand(
-    place: GatewayPlace, caller: Principal, wish: InferenceCreateInput, *, in_full: bool = True
+    place: GatewayPlace,
+    caller: Principal,
+    wish: InferenceCreateInput,
+    *,
+    in_full: bool = True,
+    brought: Collection[str] = (),
 ) -> Wish:
     """Check all of a request, writing nothing.
 
     Args:
         in_full: whether limits and what this installation cannot do count, too.
+        brought: fields of the wish that its tune told, not who sent it.
 
     Raises:
         HTTPException: 404, no such model or processor; 422, a model that cannot be used.
@@ -49,7 +56,7 @@ def understand(
     """
     choice = choose_model(place.catalog, caller.viewer, wish)
     _check_processor(place, caller, wish.generic_processor_id)
-    document, warnings = request_document(wish, choice)
+    document, warnings = request_document(wish, choice, brought)
     checked = check_request(
         parse_request(document),
         place.catalog,
@@ -61,14 +68,22 @@ def understand(
     return Wish(checked, choice, tuple(warnings))
 
 
-def submit(place: GatewayPlace, caller: Principal, wish: InferenceCreateInput) -> RequestRecord:
+def submit(
+    place: GatewayPlace,
+    caller: Principal,
+    wish: InferenceCreateInput,
+    brought: Collection[str] = (),
+) -> RequestRecord:
     """Write a request and have it worked.
+
+    Args:
+        brought: fields of the wish that its tune told, not who sent it.
 
     Raises:
         HTTPException: as for :func:`understand`; 429, too many requests are under way.
         InvalidRequest: naming field and remedy; nothing was written.
     """
-    understood = understand(place, caller, wish)
+    understood = understand(place, caller, wish, brought=brought)
     limits = place.settings.limits
     if limits.max_live_per_user is not None:
         refuse_busy(place.catalog.live_requests_of(caller.email), limits.max_live_per_user)

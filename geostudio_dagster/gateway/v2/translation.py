@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from fastapi import HTTPException
@@ -59,12 +59,13 @@ _PASSED_ON = ("priority", "shard_size", "task_size", "webhook")
 
 
 def request_document(
-    wish: InferenceCreateInput, choice: Choice
+    wish: InferenceCreateInput, choice: Choice, brought: Collection[str] = ()
 ) -> tuple[dict[str, Any], list[str]]:
     """The request in the platform's words, and sentences on what of the wish has no effect.
 
     Args:
-        wish: as it came. choice: the model that is run.
+        wish: as it came. choice: the model that is run. brought: fields of the wish that its tune
+            told, not who sent it.
 
     Raises:
         InvalidRequest: a step, a scene or a mask is of a kind that cannot be worked here.
@@ -72,7 +73,8 @@ def request_document(
     sent = wish.model_dump(mode="json", exclude_unset=True)
     dates, warnings = _dates(wish)
     warnings += _check_steps(wish.pipeline_steps or (), has_processor=_has_processor(wish))
-    warnings += without_effect(sent, runs_tune=choice.runs_tune)
+    asked = {name: value for name, value in sent.items() if name not in brought}
+    warnings += without_effect(asked, runs_tune=choice.runs_tune)
     client = {key: sent[key] for key in _KEPT if sent.get(key) is not None}
     if dates != (wish.temporal_domain or []):
         client["temporal_domain"] = wish.temporal_domain
@@ -93,7 +95,7 @@ def request_document(
         "location": wish.location or "",
         "processors": _processors(wish),
         "output_layers": _output_layers(wish),
-        "masking": masking_of(sent, choice.details),
+        "masking": masking_of(sent, choice.details, brought),
         "client": client,
         **{key: sent[key] for key in _PASSED_ON if sent.get(key) is not None},
     }

@@ -21,6 +21,7 @@ from geostudio_dagster.gateway.principal import Caller, Principal
 from geostudio_dagster.gateway.problems import responses
 from geostudio_dagster.gateway.v2 import documents
 from geostudio_dagster.gateway.v2.inference_schemas import InferenceGetResponse
+from geostudio_dagster.gateway.v2.masking import check_options
 from geostudio_dagster.gateway.v2.models import BUILT_OF, check_rebuild
 from geostudio_dagster.gateway.v2.submission import submit
 from geostudio_dagster.gateway.v2.tune_schemas import (
@@ -58,6 +59,7 @@ def upload(wish: UploadTuneInput, caller: Caller, place: Place) -> UploadStarted
     given = wish.model_dump(mode="json", exclude_unset=True, exclude_none=True)
     options = checked_options({name: given[name] for name in OPTIONS if name in given})
     read_options(options)
+    check_options(options.get("post_processing") or {}, "post_processing")
     for field in (CONFIG_FIELD, CHECKPOINT_FIELD):
         check_source(place.installation, given[field], caller.email, field)
     tune = place.catalog.create_tune(
@@ -106,7 +108,10 @@ def update(
     tune = place.catalog.tune(caller.viewer, tune_id)
     known = tune.details.get("train_options") or {}
     given = change.model_dump(mode="json", exclude_unset=True, exclude_none=True)
-    options = checked_options({**known, **given.pop("train_options", {})})
+    changed = given.pop("train_options", {})
+    with _in_options():
+        check_options(changed.get("post_processing") or {}, "post_processing")
+    options = checked_options({**known, **changed})
     rebuilt = any(options.get(name) != known.get(name) for name in BUILT_OF)
     if rebuilt:
         if tune.status not in (FINISHED, "Failed"):
@@ -195,7 +200,7 @@ def try_out(tune_id: TuneId, wish: TryOutTuneInput, caller: Caller, place: Place
     given = wish.model_dump(mode="json", exclude_unset=True) | told
     given |= {"fine_tuning_id": tune.id, "model_display_name": SANDBOX, "model_id": None}
     given["description"] = given.get("description") or "try-out"
-    record = submit(place, caller, TryOutTuneInput.model_validate(given))
+    record = submit(place, caller, TryOutTuneInput.model_validate(given), brought=told.keys())
     return JSONResponse(documents.inference_documents(place, _figures, [record])[0])
 
 

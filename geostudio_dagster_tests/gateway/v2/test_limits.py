@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 from collections.abc import Iterator
 
 import httpx
 import pytest
+from starlette.responses import Response
 
 from geostudio_dagster.catalog import ModelRecord
+from geostudio_dagster.gateway import limits
 from geostudio_dagster.gateway.hosts import TrustedHosts
-from geostudio_dagster.gateway.json_bodies import _STRINGS, _depth
+from geostudio_dagster.gateway.json_bodies import (
+    _STRINGS,
+    _depth,
+    _object,
+    _TwiceError,
+    refused_json,
+)
 from geostudio_dagster.gateway.protocol import PatientProtocol
 from geostudio_dagster.gateway_settings import GatewaySettings
 from geostudio_dagster.installation import Installation
 from geostudio_dagster.settings import Settings
 from geostudio_dagster_tests.gateway.v2.serving import Api, listening
+from geostudio_dagster_tests.planning.test_admission import Compared
 
 GROUPS = "/v2/groups"
 JSON = {"Content-Type": "application/json"}
@@ -99,12 +109,16 @@ def test_broken_json_is_refused(ann: httpx.Client, body: bytes, message: str) ->
         b'{"name": "\xed\xa0\x80"}',  # half a surrogate pair, as no text is written
         '{"name": "a"}'.encode("utf-16"),
         '{"name": "a"}'.encode("utf-32"),
+        '{"name": "a", "more": NaN}'.encode("utf-16-le"),
+        '{"name": "a", "name": "b"}'.encode("utf-16-be"),
+        '{"name": "a"}'.encode("utf-32-le"),
+        '{"name": "a", "more": NaN}'.encode("utf-32-be"),
     ],
 )
 def test_bytes_that_are_no_text_are_refused(ann: httpx.Client, body: bytes) -> None:
     refused = ann.post(GROUPS, content=body, headers=JSON)
     assert refused.status_code == 422
-    assert "is not UTF-8" in refused.json()["detail"][0]["msg"] or b"\0" in body
+    assert "is not UTF-8" in refused.json()["detail"][0]["msg"]
     assert ann.get(GROUPS).json() == []
 
 
@@ -125,6 +139,44 @@ def test_what_is_wrong_anywhere_in_json_is_told_with_its_place(
     assert refused.status_code == 422
     assert refused.json()["detail"][0]["loc"] == place
     assert ann.get(GROUPS).json() == []
+
+
+def test_a_name_twice_among_very_many_is_found_by_few_comparisons(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    names = [f"n{number}" for number in range(50_000)]
+    pairs = [(Compared(name), number) for number, name in enumerate([*names, names[-1]])]
+    monkeypatch.setattr(Compared, "times", 0)
+    with pytest.raises(_TwiceError, match=r"^n49999$"):
+        _object(pairs)
+    # One by one with all others would be a thousand million.
+    assert 1 <= Compared.times < 2 * len(names)
+
+
+@pytest.mark.parametrize(("size", "on_the_loop"), [(1_000, True), (200_000, False)])
+def test_a_large_body_is_looked_through_beside_the_event_loop(
+    ann: httpx.Client, monkeypatch: pytest.MonkeyPatch, size: int, on_the_loop: bool
+) -> None:
+    found: list[bool] = []
+
+    def noting(body: bytes, deepest: int) -> Response | None:
+        found.append(_has_event_loop())
+        return refused_json(body, deepest)
+
+    monkeypatch.setattr(limits, "refused_json", noting)
+    body = b'{"a": 1, "a": "' + b"x" * size + b'"}'
+    refused = ann.post(GROUPS, content=body, headers=JSON)
+    assert refused.json()["detail"][0]["loc"] == ["body", "a"]
+    assert found == [on_the_loop]
+
+
+def _has_event_loop() -> bool:
+    """Whether this thread has one, which waits for what is done here."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 def test_a_mark_before_the_text_and_large_numbers_that_can_be_held_are_taken(

@@ -12,6 +12,7 @@ import pytest
 import rasterio
 from dagster import DagsterInstance
 
+from geostudio_dagster.catalog import Viewer
 from geostudio_dagster.gateway.v2 import without_effect as told
 from geostudio_dagster_tests.conftest import MakeScene
 from geostudio_dagster_tests.driving import Driver, path_of
@@ -19,6 +20,8 @@ from geostudio_dagster_tests.gateway.v2.requesting import URL, post, wish
 from geostudio_dagster_tests.gateway.v2.serving import Api
 
 BY_SCL = {"band": "SCL", "encoding": "sentinel2_scl"}
+RADAR = [{"band_name": "vv"}, {"band_name": "vh"}]
+OPTICAL = [{"band_name": "blue"}, {"band_name": "scl"}]
 SPEC = [
     {
         "connector": "sentinel_aws",
@@ -41,6 +44,25 @@ def test_a_mask_is_understood_in_all_the_ways_that_clients_write_it(
         "encoding": "sentinel2_scl",
         "kinds": ["cloud"],
     }
+
+
+@pytest.mark.parametrize(
+    ("bands", "index"),
+    [
+        ([OPTICAL], 1),
+        ([RADAR, OPTICAL], 3),
+        ([{"0": "vv", "1": "vh", "2": "angle"}, OPTICAL], 4),  # as it once was written
+        ([RADAR, [{"band_name": "SCL", "index": 5}]], 5),
+        ([RADAR], None),
+    ],
+)
+def test_the_place_of_the_band_counts_the_inputs_before_it(
+    inside: Api, ann: httpx.Client, bands: list[Any], index: int | None
+) -> None:
+    spec = [{"modality_tag": f"m{number}", "bands": own} for number, own in enumerate(bands)]
+    options = {"cloud_masking": BY_SCL}
+    request_id = post(ann, wish(inside, post_processing=options, model_input_data_spec=spec))
+    assert inside.installation.catalog.request(request_id).spec["masking"]["index"] == index
 
 
 @pytest.mark.parametrize(
@@ -72,7 +94,6 @@ def test_what_is_switched_off_is_no_wish(
         ({"regularization": "True"}, "regularization", "outlines"),
         ({"regularization_custom": [{"name": "x"}]}, "regularization_custom", "outlines"),
         ({"mask_from_url": {"url": URL}}, "mask_from_url", "polygons"),
-        ({"sharpening": True}, "sharpening", "not known"),
     ],
 )
 def test_what_would_make_another_map_is_refused(
@@ -85,6 +106,58 @@ def test_what_would_make_another_map_is_refused(
         assert words in error["msg"]
         assert "false" in error["msg"] or "give one" in error["msg"]
     assert inside.installation.catalog.requests() == []
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("sharpening", "'sharpening'"),
+        ("9" * 5000, f"'{'9' * 40}'"),
+        ("cloud_masking.0", "'cloud_masking.0'"),
+        ("", "''"),
+    ],
+)
+@pytest.mark.parametrize("value", [True, "perhaps"])
+def test_an_option_that_is_not_known_is_shown_in_the_sentence(
+    ann: httpx.Client, inside: Api, name: str, shown: str, value: Any
+) -> None:
+    answer = ann.post("/v2/inference", json=wish(inside, post_processing={name: value}))
+    (error,) = answer.json()["detail"]
+    assert (answer.status_code, error["loc"]) == (422, ["body", "post_processing"])
+    assert error["msg"].startswith(f"{shown} is not known here; set it to false")
+
+
+def test_what_a_model_brings_is_told_as_the_models(inside: Api, ann: httpx.Client) -> None:
+    catalog, card = inside.installation.catalog, inside.model.id
+    viewer = Viewer("tests", admin=True)
+    catalog.update_card(viewer, card, {}, {"postprocessing_options": {"ocean_masking": "True"}})
+    answer = ann.post("/v2/inference", json=wish(inside))
+    (error,) = answer.json()["detail"]
+    assert (answer.status_code, error["loc"]) == (422, ["body", "post_processing"])
+    assert error["msg"] == (
+        "is left out, and the model's own cannot be done: ocean_masking needs a map of coasts, and "
+        "there is none here; send one, such as {} for no masks, or have the model changed"
+    )
+    request_id = post(ann, wish(inside, post_processing={}))
+    assert catalog.request(request_id).spec["masking"] is None
+
+
+@pytest.mark.parametrize(
+    ("options", "field"),
+    [({"ocean_masking": True}, ["ocean_masking"]), ({"sharpening": "True"}, [])],
+)
+def test_no_model_is_described_with_what_cannot_be_done(
+    ann: httpx.Client, options: dict[str, Any], field: list[str]
+) -> None:
+    body = {"display_name": "ocean", "postprocessing_options": options}
+    answer = ann.post("/v2/models", json=body)
+    place = ["body", "postprocessing_options", *field]
+    assert (answer.status_code, answer.json()["detail"][0]["loc"]) == (422, place)
+    fine = {"cloud_masking": "True", "ocean_masking": "False"}
+    made = ann.post("/v2/models", json={**body, "postprocessing_options": fine})
+    assert (made.status_code, made.json()["postprocessing_options"]) == (201, fine)
+    changed = ann.patch(f"/v2/models/{made.json()['id']}", json={"postprocessing_options": options})
+    assert (changed.status_code, changed.json()["detail"][0]["loc"]) == (422, place)
 
 
 def test_every_field_without_effect_is_told_when_posted_and_when_read(

@@ -6,7 +6,11 @@ from pathlib import Path
 
 import httpx
 import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
 
+from geostudio_dagster.errors import InvalidRequest
+from geostudio_dagster.gateway.problems import handle_problems
 from geostudio_dagster_tests.gateway.v2.serving import Api
 
 
@@ -26,6 +30,18 @@ def test_every_error_is_a_problem_document(
     document = answer.json()
     assert (document["status"], document["type"]) == (status, "about:blank")
     assert detail in document["detail"]
+
+
+def test_a_field_of_any_name_is_told_with_numbers_where_places_are() -> None:
+    app = FastAPI()
+    handle_problems(app)
+
+    @app.get("/")
+    def refuse() -> None:
+        raise InvalidRequest(f"urls.7.{'9' * 5000}", "is odd", "leave it out")
+
+    (error,) = TestClient(app).get("/").json()["detail"]
+    assert error["loc"] == ["body", "urls", 7, "9" * 5000]
 
 
 def test_while_the_catalog_is_away_the_answer_is_503(inside: Api, ann: httpx.Client) -> None:

@@ -11,6 +11,7 @@ import httpx
 import pytest
 import yaml
 
+from geostudio_dagster.gateway.v2.without_effect import CLOUDS, SOURCES
 from geostudio_dagster.models.bundle import load_bundle
 from geostudio_dagster.models.registration import register_bundle
 from geostudio_dagster.models.tunes import CHECKPOINT, CONFIG
@@ -119,9 +120,13 @@ def test_a_finished_tune_is_downloaded_and_tried_out(
         "geofm-sandbox-models",
     )
     assert (inference["description"], inference["location"]) == ("try-out", "Vienna")
+    assert "warnings" not in inference, "nobody sent what the tune brought"
     assert inside.installation.catalog.request(inference["id"]).model_id == model_id
     listed = ann.get("/v2/inference", params={"tune_id": tune_id}).json()
     assert [item["id"] for item in listed["results"]] == [inference["id"]]
+    own = {"data_connector_config": [{"connector": "sentinel_aws"}], "maxcc": 7}
+    answer = ann.post(f"{TUNES}/{tune_id}/try-out", json=wish | own)
+    assert answer.json()["warnings"] == [SOURCES, CLOUDS]
 
 
 def test_the_sandbox_model_runs_a_tune(
@@ -203,6 +208,28 @@ def test_changes_that_no_bundle_can_be_made_of_are_refused(
     )
 
 
+def test_what_a_tune_cannot_have_done_is_told_as_the_tunes(
+    inside: Api, ann: httpx.Client, bundle_folder: Path
+) -> None:
+    tune_id = upload(ann, post_processing={"cloud_masking": "True"})
+    finish(inside, tune_id, bundle_folder)
+    wrong = {"train_options": {"post_processing": {"ocean_masking": "True"}}}
+    answer = ann.patch(f"{TUNES}/{tune_id}", json=wrong)
+    assert (answer.status_code, answer.json()["detail"][0]["loc"]) == (
+        422,
+        ["body", "train_options", "post_processing", "ocean_masking"],
+    )
+    body = {"location": "x", "spatial_domain": SCENE, "temporal_domain": []}
+    answer = ann.post(f"{TUNES}/{tune_id}/try-out", json=body)
+    (error,) = answer.json()["detail"]
+    assert (answer.status_code, error["loc"]) == (422, ["body", "post_processing"])
+    assert error["msg"].startswith(
+        "is left out, and the tune's own cannot be done: cloud_masking needs a band of the scenes"
+    )
+    answer = ann.post(f"{TUNES}/{tune_id}/try-out", json={**body, "post_processing": {}})
+    assert answer.status_code == 200
+
+
 def test_new_styles_make_the_bundle_anew_from_its_own_files(
     inside: Api, ann: httpx.Client, tmp_path: Path
 ) -> None:
@@ -276,6 +303,7 @@ def test_lists_are_searched_sorted_and_paged(ann: httpx.Client) -> None:
             ["geoserver_push", 0, "geoserver_style", "segmentation", 0, "quantity"],
         ),
         ({"post_processing": {"a": "x" * 300_000}}, ["post_processing"]),
+        ({"post_processing": {"ocean_masking": "True"}}, ["post_processing", "ocean_masking"]),
     ],
 )
 def test_bad_uploads_name_the_field_and_leave_no_row(
