@@ -123,19 +123,18 @@ def measure_starts(name, settings, samples):
 
 
 def measure_memory(settings, samples):
-    """The curve with a light model over all sizes, and the first real model on its own."""
+    """The curve with a light model over all sizes; a U-Net and a ViT on one size."""
     place = settings.place
     light = memory.light_bundle(place)
     for size in settings.memory:
         point = memory.sparse_point(light, size, place)
         samples.add("memory", "light", str(size), **point)
         print(f"  memory: light, {size}: {point['above_model_mb']} MB", flush=True)
-    bundle = make_bundle(place, "unet")
-    for precision in ("exact", "auto"):
-        scene = textured(place / "scene-2048.tif", 2048)
-        point = memory.point(bundle, scene, 2048, place, precision)
-        samples.add("memory", f"unet {precision}", "2048", **point)
-        print(f"  memory: unet {precision}, 2048: {point['above_model_mb']} MB", flush=True)
+    scene = textured(place / "scene-2048.tif", 2048)
+    for name, precision in (("unet", "exact"), ("unet", "auto"), ("prithvi_tiny", "auto")):
+        point = memory.point(make_bundle(place, name), scene, 2048, place, precision)
+        samples.add("memory", f"{name} {precision}", "2048", **point)
+        print(f"  memory: {name} {precision}, 2048: {point['above_model_mb']} MB", flush=True)
 
 
 def make_bundle(place: Path, name: str) -> Path:

@@ -1,4 +1,7 @@
-"""The memory curve: peak RSS above the loaded model as scenes grow, each in its own process."""
+"""The memory curve: peak RSS above the loaded model as scenes grow, each in its own process.
+
+Models start from their programs, as in an installation; ``python -m bench.memory`` keeps one.
+"""
 
 import json
 import subprocess
@@ -46,9 +49,13 @@ def light_bundle(place: Path) -> Path:
 
 def point(bundle: Path, scene: Path, size: int, place: Path, precision: str):
     """The same over any scene of this size."""
-    out = place / "memory"
+    out, programs = place / "memory", place / "programs"
     out.mkdir(exist_ok=True)
+    # Not in the process that is measured: making a program imports TerraTorch.
+    keep = [sys.executable, "-m", "bench.memory", str(bundle), str(programs)]
+    subprocess.run(keep, capture_output=True, check=True)
     command = [sys.executable, "-m", "bench.shard", str(bundle), str(scene), str(out), precision]
+    command += ["--programs", str(programs)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     facts = json.loads(done.stdout.splitlines()[-1])
     (out / scene.name).unlink()
@@ -58,3 +65,10 @@ def point(bundle: Path, scene: Path, size: int, place: Path, precision: str):
         "model_mb": round(facts["rss_model"] / _MB, 1),
         "mpx_per_s": round(size * size / 1e6 / seconds, 2),
     }
+
+
+if __name__ == "__main__":
+    from geostudio_dagster.models.bundle import load_bundle
+    from geostudio_dagster.models.conversion import keep_program
+
+    keep_program(load_bundle(Path(sys.argv[1])), Path(sys.argv[2]))

@@ -13,6 +13,13 @@ from rich.table import Table
 from bench.samples import medians, ratio
 from geostudio_dagster.cores import usable_cores
 
+# What the figures of starts include.
+_STARTS = {
+    "ours": "a shard's process: its start, torch, the model from its kept program, all tiles",
+    "ours first": "once per installation: TerraTorch builds the network, its program is made",
+    "terratorch predict": "the process of one tile; its times are taken for each of the tiles",
+}
+
 
 def conclude(samples, place: Path):
     """Write ``engine.json`` (the key figures) and ``details.json``; print tables."""
@@ -41,7 +48,7 @@ def _figures(details):
     for case, found in details["floor"].items():
         for precision, value in found["ratios"].items():
             floors[f"{case} {precision}"] = value["wall"]
-            busy[f"{case} {precision}"] = found["busy"][precision]["wall"]
+            busy[f"{case} {precision}"] = _wall(found["busy"][precision])
     versus = next(iter(details["versus"].values()), {"ratios": {}})["ratios"]
     starts = next(iter(details["starts"].values()), {})
     light = details["memory"].get("light", [])
@@ -51,7 +58,7 @@ def _figures(details):
         "over_terratorch_defaults_exact": _wall(versus.get("defaults, exact")),
         "over_terratorch_defaults_auto": _wall(versus.get("defaults, auto")),
         "over_terratorch_best": _wall(versus.get("best, auto")),
-        # Of later starts: the model's program is there; "first" builds the network and keeps it.
+        # Of starts with the model's program kept, and of the first one: see _STARTS.
         "over_per_tile_starts": _wall(starts.get("exact")),
         "over_per_tile_starts_auto": _wall(starts.get("auto")),
         "over_per_tile_starts_first": _wall(starts.get("first exact")),
@@ -97,19 +104,22 @@ def _floor(samples):
         for precision in ("exact", "auto")
     }
     ratios = {precision: value for precision, value in found.items() if value}
-    return {"ratios": ratios, "busy": _busy(samples, ratios), "medians": medians(samples)}
+    busy = {precision: _busy(samples, precision) for precision in ratios}
+    return {"ratios": ratios, "busy": busy, "medians": medians(samples)}
 
 
-def _busy(samples, precisions):
-    """Share of the engine's wall time that the forward pass of the same patches alone takes."""
-    return {
-        precision: ratio(
-            samples,
-            (f"forward {precision}", f"engine {precision}"),
-            lambda forward, engine: forward["wall"] / engine["wall"],
-        )
-        for precision in precisions
-    }
+def _busy(samples, precision):
+    """Share of the engine's wall time in which at least one of its workers was computing.
+
+    None of samples from before the engine counted that.
+    """
+    engines = samples[f"engine {precision}"]
+    counted = [item for item in engines if "forward_busy" in item["result"]]
+    return ratio(
+        {"engine": counted},
+        ("engine",),
+        lambda engine: engine["result"]["forward_busy"] / engine["wall"],
+    )
 
 
 def _versus(samples):
@@ -189,8 +199,24 @@ def _print(details):
                         "all were disturbed)"
                     )
             for label, value in found.get("busy", {}).items():
-                console.print(f"{label}: the forward pass is busy for {value['wall']:.1%} of it")
+                if value:
+                    console.print(f"{label}: {value['wall']:.1%} of it some worker was computing")
             console.print()
-    for part in ("starts", "memory", "flips"):
+    for case, found in details["starts"].items():
+        _print_starts(console, case, found)
+    for part in ("memory", "flips"):
         for case, found in details[part].items():
             console.print(f"{part}: {case}: {found}")
+
+
+def _print_starts(console, case, found):
+    """Starts with a kept program and the first one side by side, and what each includes."""
+    table = Table("", "wall s", "CPU s", "times as fast", "from", "to", "CPU", title=case, box=None)
+    for label, row in found["medians"].items():
+        value = found.get(label.removeprefix("ours "), {})
+        times = [str(value.get(key, "")) for key in ("wall", "from", "to", "cpu")]
+        table.add_row(label, f"{row['wall']:.2f}", f"{row['cpu']:.2f}", *times)
+    console.print(table)
+    for label, included in _STARTS.items():
+        console.print(f"{label}: {included}")
+    console.print()

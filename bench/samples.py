@@ -41,7 +41,7 @@ def ratio(samples, labels, wall, cpu=None):
     ``wall`` and ``cpu`` make a ratio of one sample per label. Rounds that other processes
     disturbed count only where there is no other.
     """
-    if any(label not in samples for label in labels):
+    if not all(samples.get(label) for label in labels):
         return None
     every = list(zip(*(samples[label] for label in labels), strict=False))
     quiet = [row for row in every if all(item.get("others", 0) <= QUIET for item in row)]

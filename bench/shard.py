@@ -30,11 +30,12 @@ def predict_all(
             report = predict(
                 scene, loaded_bundle, target / scene.name, scratch=Path(scratch), options=options
             )
+    peak = peak_rss()  # of the predictions; keeping a program takes memory of its own
     seconds = keep(loaded_bundle, programs, model) if programs else 0.0
     return {
         "convert": seconds,
         "rss_model": before,
-        "rss_peak": peak_rss(),
+        "rss_peak": peak,
         "last": report.as_dict(),
     }
 

@@ -19,6 +19,9 @@ from geostudio_dagster.raster.preview import preview_png
 
 COG = "image/tiff; application=geotiff; profile=cloud-optimized"
 
+# What the thread that blends and writes does, and waits for, however many workers compute.
+_ONE_AFTER_ANOTHER = ("stall", "forward", "blend", "write", "cog")
+
 
 def predict_task(task: TaskRecord, context: WorkContext) -> StepOutput:
     """Predict one task into ``<task>_pred.tif``."""
@@ -55,7 +58,7 @@ def predict_task(task: TaskRecord, context: WorkContext) -> StepOutput:
         files=[ProducedFile("prediction", target, target.name, COG, metadata)],
         metrics={
             "pixels": report.pixels,
-            "seconds": working_seconds(report.seconds, report.workers),
+            "seconds": working_seconds(report.seconds),
             "stages": report.seconds,
             "patches": report.patches,
             "nodata_fraction": report.nodata_fraction,
@@ -69,17 +72,17 @@ def predict_task(task: TaskRecord, context: WorkContext) -> StepOutput:
     )
 
 
-def working_seconds(stages: Mapping[str, float], workers: int) -> float:
+def working_seconds(stages: Mapping[str, float]) -> float:
     """Wall seconds that grow with the pixels, of which estimates of other requests are made.
 
     What each process does once (imports, loading, calibrating) is left out: over a small scene
-    it takes most of the time, and says nothing of a large one.
+    it takes most of the time, and says nothing of a large one. Reading and normalising go on
+    beside the rest.
 
     Args:
-        stages: seconds by stage and in total. workers: how many forward passes overlap.
+        stages: seconds by stage, as in a prediction's report.
     """
-    serial = sum(stages.get(name, 0.0) for name in ("stall", "blend", "write", "cog"))
-    return min(stages["total"], serial + stages.get("forward", 0.0) / max(workers, 1))
+    return sum(stages[name] for name in _ONE_AFTER_ANOTHER)
 
 
 def _cog_problems(path: Path) -> list[str]:

@@ -58,6 +58,7 @@ class Blender:
     def begin(self, panel: Panel) -> None:
         """Finish the panel before, and begin this one."""
         self.finish()
+        self._seam.begin()
         self._clear(panel.box)
 
     def start(self, row: RowStart) -> None:

@@ -248,6 +248,7 @@ class _Run:
             overlap=grid.overlap,
             trim=grid.trim,
             seconds=self._clock.seconds | {"total": self._clock.total()},
+            forward_busy=self._clock.busy,
             stalls=self._clock.stalls,
             nodata_fraction=output.nodata_pixels / pixels,
             class_counts=output.class_counts(),

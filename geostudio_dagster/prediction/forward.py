@@ -167,7 +167,7 @@ class ForwardPass:
     def _run(self, batch: Batch) -> Tensor | None:
         if not batch.used:
             return None
-        with self._clock.spanned("forward"), torch.inference_mode(), self._autocast():
+        with self._clock.computing("forward"), torch.inference_mode(), self._autocast():
             output = self._within_memory(torch.from_numpy(batch.pixels))
             if self._copies:
                 # Until here the batch's memory may still be read, and its time is not over.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import resource
 import sys
@@ -10,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 
@@ -25,15 +27,20 @@ class Span(NamedTuple):
 class StageClock:
     """Seconds by stage. Stages overlap in time (threads), so they need not add up to the total.
 
-    Each stage belongs to one thread, so nothing is locked. ``spans`` are kept only where a
-    timeline is to be drawn, else None.
+    Each measured stage belongs to one thread, so it is not locked. ``busy`` are the seconds in
+    which at least one worker computed. ``spans`` are kept only where a timeline is to be drawn,
+    else None.
     """
 
     def __init__(self, *stages: str, profiling: bool = False) -> None:
         self.seconds = dict.fromkeys(stages, 0.0)
         self.stalls = 0  # batches that were not there yet when the forward loop asked for one
+        self.busy = 0.0
         self.spans: list[Span] | None = [] if profiling else None
         self._started = time.perf_counter()
+        self._computing = 0  # workers
+        self._busy_since = self._started
+        self._lock = threading.Lock()
 
     @contextmanager
     def measure(self, stage: str) -> Iterator[None]:
@@ -46,12 +53,20 @@ class StageClock:
             self._keep(stage, began)
 
     @contextmanager
-    def spanned(self, stage: str) -> Iterator[None]:
-        """Keep the body's span, if spans are kept: for what several threads do at a time."""
+    def computing(self, stage: str) -> Iterator[None]:
+        """A worker computes in the body, maybe beside others: it adds to ``busy`` and the spans."""
         began = time.perf_counter()
+        with self._lock:
+            if not self._computing:
+                self._busy_since = began
+            self._computing += 1
         try:
             yield
         finally:
+            with self._lock:
+                self._computing -= 1
+                if not self._computing:
+                    self.busy += time.perf_counter() - self._busy_since
             self._keep(stage, began)
 
     def _keep(self, stage: str, began: float) -> None:
@@ -77,8 +92,10 @@ class PredictionReport:
         patches: patches that went through the model.
         skipped_patches: patches without a single valid pixel, which did not.
         engine: what computed: torch, onnxruntime, openvino or an endpoint.
-        seconds: wall seconds by stage: total, model, read, normalise, forward, blend, write,
-            cog, and stall, the time in which the forward loop waited for pixels.
+        seconds: wall seconds by stage: total, model, read, normalise, blend, write, cog; stall,
+            the time in which the forward loop waited for pixels; and forward, in which it waited
+            for the workers' outputs.
+        forward_busy: wall seconds in which at least one worker was in its forward pass.
         stalls: how often it waited; at least once, for the first batch.
         nodata_fraction: share of the window's pixels that are nodata in the output.
         class_counts: pixels by class value; None for a regression.
@@ -100,6 +117,7 @@ class PredictionReport:
     overlap: int
     trim: int
     seconds: dict[str, float]
+    forward_busy: float
     stalls: int
     nodata_fraction: float
     class_counts: dict[int, int] | None
@@ -116,5 +134,10 @@ class PredictionReport:
 
 def peak_rss() -> int:
     """Largest resident memory of this process so far, bytes."""
+    # Linux's getrusage counts what the process that started this one had, too.
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/self/status").read_text().splitlines()
+        line = next(line for line in lines if line.startswith("VmHWM:"))
+        return int(line.split()[1]) * 1024
     largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return largest if sys.platform == "darwin" else largest * 1024

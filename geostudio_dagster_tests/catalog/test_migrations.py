@@ -16,6 +16,7 @@ from geostudio_dagster.catalog.api_schema import ModelCard
 from geostudio_dagster.catalog.migration import SCRIPTS
 from geostudio_dagster.catalog.schema import Base, Request
 from geostudio_dagster.errors import InvalidRequest
+from geostudio_dagster_tests.catalog.driving import Driver
 
 MIGRATE = (
     "import sys; from geostudio_dagster.catalog import Catalog; Catalog.open(sys.argv[1]).migrate()"
@@ -95,6 +96,25 @@ def test_what_was_there_before_the_api_is_seen_through_it(empty_url: str) -> Non
         request = session.get_one(Request, "r1")
         assert (request.name, request.location, request.card_id) == ("First", "", "5b0c3b52-aa")
         assert (request.saved, request.deleted_at) == (False, None)
+    catalog.close()
+
+
+def test_speeds_by_an_older_rule_are_forgotten(empty_url: str) -> None:
+    catalog = Catalog.open(empty_url)
+    catalog.migrate()
+    drive = Driver(catalog)
+    model = drive.model()
+    drive.settled(2, 1)
+    assert catalog.prediction_speed(model.id) == pytest.approx(0.002)
+    config = Config()
+    config.set_main_option("script_location", str(SCRIPTS))
+    with catalog._writer.begin() as connection:
+        config.attributes["connection"] = connection
+        downgrade(config, "0004")
+    catalog.migrate()
+    assert catalog.prediction_speed(model.id) is None
+    drive.settled(2, 1)
+    assert catalog.prediction_speed(model.id) == pytest.approx(0.002)
     catalog.close()
 
 

@@ -77,3 +77,24 @@ def test_a_batch_that_only_fits_by_halves_is_not_chosen(tmp_path: Path) -> None:
     measured = {item["batch_size"]: item for item in json.loads(kept.read_text())["measured"]}
     assert measured[8]["ms_per_patch"] is None
     assert measured[4]["ms_per_patch"] > 0
+
+
+def test_a_moment_in_which_two_workers_compute_is_busy_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    moments = [0.0]
+    monkeypatch.setattr("time.perf_counter", lambda: moments[-1])
+    clock = StageClock("forward")
+    one, other = clock.computing("forward"), clock.computing("forward")
+    moments.append(1.0)
+    one.__enter__()
+    moments.append(2.0)
+    other.__enter__()
+    moments.append(4.0)
+    one.__exit__(None, None, None)
+    moments.append(7.0)
+    other.__exit__(None, None, None)
+    moments.append(9.0)
+    with clock.computing("forward"):
+        moments.append(9.5)
+    assert clock.busy == 6.5

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import rasterio
 import torch
 from torch import nn
@@ -80,3 +81,10 @@ def test_sixteen_times_the_pixels_take_hardly_more_memory(tmp_path: Path) -> Non
     assert small["above_model"] < 300 * megabyte
     # The whole scene would be 400 MB of pixels, or 800 MB in float32.
     assert large["above_model"] - small["above_model"] < 100 * megabyte
+
+
+def test_the_peak_is_of_this_process_and_not_of_the_one_that_started_it() -> None:
+    ballast = np.ones(400 * 1024**2, np.uint8)
+    program = "from geostudio_dagster.prediction.report import peak_rss; print(peak_rss())"
+    child = subprocess.check_output([sys.executable, "-c", program], text=True)
+    assert 10e6 < int(child) < ballast.nbytes

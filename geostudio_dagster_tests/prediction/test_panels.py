@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import numpy as np
@@ -80,3 +81,39 @@ def test_narrow_panels_give_the_same_file_from_as_many_patches(
         results.append((report.patches, report.nodata_fraction, read(target).tobytes()))
     assert results[0] == results[1]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1.tif", "67108864.tif", "s.tif"]
+
+
+def nameless_bytes(folder: Path) -> int:
+    """What files that this process holds open below ``folder``, but that have no name, take."""
+    held = 0
+    for link in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # the one that lists them is closed by now
+            target = str(link.readlink())
+            if target.startswith(str(folder)) and target.endswith("(deleted)"):
+                held += link.stat().st_size
+    return held
+
+
+def most_held(bundle: Bundle, folder: Path, width: int) -> int:
+    """The most that a prediction in panels of two patches held on the disk without a name."""
+    scene = write_raster(folder / f"{width}.tif", np.ones((2, 320, width), np.float32), block=32)
+    held: list[int] = []
+    predict(
+        scene,
+        bundle,
+        folder / f"{width}.out.tif",
+        scratch=folder,
+        options=PredictOptions(patch=64, overlap=32, trim=4, memory=1),
+        progress=lambda _done, _all: held.append(nameless_bytes(folder)),
+    )
+    assert nameless_bytes(folder) == 0
+    return max(held)
+
+
+def test_the_disk_holds_the_edges_of_two_panels_however_wide_the_scene(
+    bundle: Bundle, tmp_path: Path
+) -> None:
+    three_panels, nine_panels = most_held(bundle, tmp_path, 288), most_held(bundle, tmp_path, 1152)
+    # Nine rows of patches, each 3 channels of 64 rows and 28 columns in float32.
+    assert three_panels > 1.8 * 9 * 3 * 64 * 28 * 4
+    assert nine_panels <= 1.05 * three_panels
