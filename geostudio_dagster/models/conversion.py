@@ -1,7 +1,8 @@
 """A network becomes a program: traced by torch.export, and kept only if it gives the same bytes.
 
 Equal to the bit, not to rounding: so an output doesn't tell whether its network was built by
-TerraTorch or read from the folder of programs, and work done again gives the same file.
+TerraTorch or read from the folder of programs, and work done again gives the same file. That is
+made sure of on the processor; on a GPU both have the same weights, to the bit.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from torch import Tensor, fx, nn
 from geostudio_dagster.errors import InvalidRequest
 from geostudio_dagster.models.bundle import Bundle, load_bundle
 from geostudio_dagster.models.contract import InputSpec
-from geostudio_dagster.models.graph import Graph, UnwritableError, built, lowered, written
+from geostudio_dagster.models.graph import Graph, UnwritableError, built, lower, written
+from geostudio_dagster.models.memory import is_out_of_memory
 from geostudio_dagster.models.modules import TorchRuntime
 from geostudio_dagster.models.programs import CONVERTED, Program, ProgramFile
 from geostudio_dagster.models.runtime import Model, as_tensor, load_runtime
@@ -42,11 +44,12 @@ def keep_program(bundle: Bundle, folder: Path, model: Model | None = None) -> No
     """Make the program of ``bundle`` and keep it in ``folder``, unless it is there.
 
     It takes some seconds. What can't become a program is remembered and told in the log; it is
-    built each time.
+    built each time. What memory or a disk doesn't do for now is told only.
 
     Args:
         bundle: nothing is done where its runtime loads quickly anyway.
-        model: the bundle's, if it is loaded already.
+        model: the bundle's, if it is loaded already. One on a GPU is built again, on the
+            processor; nothing is done for one of a program that was removed since.
 
     Raises:
         TaskError: as for :func:`load_runtime`.
@@ -54,13 +57,17 @@ def keep_program(bundle: Bundle, folder: Path, model: Model | None = None) -> No
     if bundle.manifest.runtime not in CONVERTED:
         return
     place = ProgramFile.of(bundle, folder)
-    if place.read() is None:
-        _keep(_program(model or load_runtime(bundle), bundle), bundle, place)
+    if place.read() is not None:
+        return
+    if model is None or model.device != "cpu":
+        model = load_runtime(bundle)
+    if isinstance(model.runtime, TorchRuntime):
+        program = _program(model.runtime, model.folded, bundle.manifest.name)
+        if program is not None:
+            _keep(program, bundle, place)
 
 
-def _program(model: Model, bundle: Bundle) -> Program:
-    runtime = model.runtime
-    assert isinstance(runtime, TorchRuntime), "what TerraTorch builds is a module"  # noqa: S101
+def _program(runtime: TorchRuntime, folded: int, name: str) -> Program | None:
     try:
         graph = graph_of(
             lambda pixels: as_tensor(runtime.forward(pixels)),
@@ -69,10 +76,12 @@ def _program(model: Model, bundle: Bundle) -> Program:
             runtime.device,
         )
     except UnconvertibleError as error:
-        name = bundle.manifest.name
         log.warning("model %s can't be kept as a program, it is built each time: %s", name, error)
         return Program(None, refusal=str(error))
-    return Program(graph, model.folded)
+    except Exception as error:  # of memory or a disk
+        log.warning("model %s can't be kept as a program now: %s", name, error)
+        return None
+    return Program(graph, folded)
 
 
 def _keep(program: Program, bundle: Bundle, place: ProgramFile) -> None:
@@ -95,6 +104,7 @@ def graph_of(forward: Forward, network: nn.Module, spec: InputSpec, device: str)
     Raises:
         UnconvertibleError: torch.export can't trace it, it does what no program can, or a
             program of it gives other numbers.
+        OSError, MemoryError, RuntimeError: a disk or memory does not do for it now.
     """
     try:
         with _tracing, torch.no_grad(), warnings.catch_warnings():
@@ -104,6 +114,8 @@ def graph_of(forward: Forward, network: nn.Module, spec: InputSpec, device: str)
     except UnconvertibleError:
         raise
     except Exception as error:
+        if isinstance(error, OSError) or is_out_of_memory(error):
+            raise
         # Tracing runs the network's own code with stand-ins for tensors: anything may come up.
         lines = str(error).strip().splitlines() or ["no details"]
         raise UnconvertibleError(f"{type(error).__name__}: {lines[0][:200]}") from error
@@ -138,16 +150,15 @@ def _traced(whole: nn.Module, pixels: Tensor, device: str) -> Graph:
 
 def _compare(forward: Forward, program: fx.GraphModule, spec: InputSpec, device: str) -> None:
     torch.set_float32_matmul_precision("highest")  # see forward.ForwardPass
-    cases = [(size, program, False) for size in _EXACT]
-    cases += [(size, lowered(program, torch.bfloat16), True) for size in _LOWERED]
-    kind = torch.device(device).type
-    for size, ours, low in cases:
-        pixels = _noise(spec, size).to(device)
-        with torch.autocast(kind, dtype=torch.bfloat16, enabled=low):
-            same = torch.equal(ours(pixels), forward(pixels))
-        if not same:
-            name = "bfloat16" if low else "float32"
-            raise UnconvertibleError(f"a program gives other numbers in {name}")
+    for sizes, low, name in ((_EXACT, False, "float32"), (_LOWERED, True, "bfloat16")):
+        if low:
+            lower(program, torch.bfloat16)
+        for size in sizes:
+            pixels = _noise(spec, size).to(device)
+            with torch.autocast(torch.device(device).type, dtype=torch.bfloat16, enabled=low):
+                same = torch.equal(program(pixels), forward(pixels))
+            if not same:
+                raise UnconvertibleError(f"a program gives other numbers in {name}")
 
 
 def _noise(spec: InputSpec, count: int) -> Tensor:

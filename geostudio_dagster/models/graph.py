@@ -38,6 +38,10 @@ class UnwritableError(Exception):
     """The graph has something that only the network's own code can do."""
 
 
+# What :func:`built` raises where something else than a graph was written.
+NO_GRAPH = (UnwritableError, LookupError, ValueError, TypeError, AttributeError)
+
+
 @dataclass(frozen=True, slots=True)
 class Graph:
     """Calls as JSON, and the tensors that they name: weights, buffers and constants."""
@@ -86,8 +90,7 @@ def built(graph: Graph, device: str) -> fx.GraphModule:
     """The network of ``graph`` on ``device``.
 
     Raises:
-        UnwritableError, LookupError, ValueError, TypeError, AttributeError: it is no graph that
-            :func:`written` made.
+        NO_GRAPH: it is no graph that :func:`written` made.
     """
     root = nn.Module()
     for name, tensor in graph.tensors.items():
@@ -107,26 +110,29 @@ def built(graph: Graph, device: str) -> fx.GraphModule:
             named = {str(key): _value(v, made, device) for key, v in call["kwargs"].items()}
             node = built_graph.call_function(_function(call["call"]), arguments, named)
         made.append(node)
-    built_graph.lint()
+    ends = [(node.op, node.args) for node in made if node.op in {"placeholder", "output"}]
+    match ends:
+        case [("placeholder", _), ("output", (fx.Node(),))]:
+            built_graph.lint()
+        case _:
+            raise UnwritableError("something else than one input and one output")
     return fx.GraphModule(root, built_graph).eval()
 
 
-def lowered(module: fx.GraphModule, dtype: torch.dtype) -> fx.GraphModule:
-    """The same network for autocast to ``dtype``, with the weights cast once.
+def lower(module: fx.GraphModule, dtype: torch.dtype) -> None:
+    """Make it the network for autocast to ``dtype``, with the weights cast once, in place.
 
     Autocast casts them anew for every batch: a fifth of a small U-Net's time. Only tensors that
-    nothing but convolutions and linear layers takes are cast, as autocast would cast them.
+    nothing but convolutions and linear layers takes are cast, as autocast would cast them. One
+    at a time, so that there is never room taken for all of them twice.
     """
-    tensors = dict(module.named_buffers())
-    root = nn.Module()
-    for name, tensor in tensors.items():
+    for name in [name for name, _ in module.named_buffers()]:
         nodes = [n for n in module.graph.nodes if n.op == "get_attr" and n.target == name]
         users = [user for node in nodes for user in node.users]
-        casts = tensor.dtype is torch.float32 and all(
+        if module.get_buffer(name).dtype is torch.float32 and all(
             user.op == "call_function" and _name(user.target).startswith(_LOWERED) for user in users
-        )
-        root.register_buffer(name, tensor.to(dtype) if casts else tensor)
-    return fx.GraphModule(root, module.graph).eval()
+        ):
+            module.register_buffer(name, module.get_buffer(name).to(dtype))
 
 
 def _is_idle(node: fx.Node) -> bool:

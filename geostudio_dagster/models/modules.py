@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
-from typing import Any, ClassVar
+import weakref
+from dataclasses import dataclass, replace
+from typing import Any, BinaryIO, ClassVar
 
 import torch
 from torch import Tensor, fx, nn
 
 from geostudio_dagster.models.contract import InputSpec
-from geostudio_dagster.models.graph import Graph, built, lowered
+from geostudio_dagster.models.graph import Graph, built, lower
+from geostudio_dagster.models.programs import graph_in
 
 _IMAGE = 4  # dimensions of (N, bands, H, W)
 
@@ -38,19 +40,28 @@ class TorchRuntime:
             return self.module({name: _laid_out(plane) for name, plane in given.items()})
         return self.module(_laid_out(given))
 
+    def moved(self, device: str) -> TorchRuntime:
+        """The same module, on ``device`` from now on."""
+        return replace(self, module=self.module.to(device), device=device)
+
 
 class ProgramRuntime:
-    """A network that a graph was made of, its input's arrangement included; any batch size."""
+    """A network that a graph was made of, its input's arrangement included; any batch size.
+
+    Its weights are of the type that the calling thread's autocast asks for. Only those asked for
+    last are kept; others are read again from the file, which is held open: so it may be removed.
+    """
 
     engine: ClassVar[str] = "torch"
     batch_size: ClassVar[None] = None
     concurrency: ClassVar[None] = None
     autocasts: ClassVar[bool] = True
 
-    def __init__(self, graph: Graph, device: str) -> None:
+    def __init__(self, graph: Graph, device: str, file: BinaryIO) -> None:
         self.device = device
-        self._module = built(graph, device)
-        self._lowered: fx.GraphModule | None = None
+        self._file = file
+        weakref.finalize(self, file.close)
+        self._made: tuple[bool, fx.GraphModule] | None = (False, built(graph, device))
         self._lock = threading.Lock()
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -61,12 +72,20 @@ class ProgramRuntime:
     def _fitting(self) -> fx.GraphModule:
         """The network with weights of the type that autocast asks for here."""
         kind = torch.device(self.device).type
-        if not torch.is_autocast_enabled(kind) or torch.get_autocast_dtype(kind) != torch.bfloat16:
-            return self._module
+        bfloat16 = (
+            torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.bfloat16
+        )
         with self._lock:
-            if self._lowered is None:
-                self._lowered = lowered(self._module, torch.bfloat16)
-            return self._lowered
+            if self._made is None or self._made[0] != bfloat16:
+                self._made = None  # the old weights go before the new ones come
+                self._made = bfloat16, self._read(bfloat16)
+            return self._made[1]
+
+    def _read(self, bfloat16: bool) -> fx.GraphModule:
+        module = built(graph_in(self._file), self.device)
+        if bfloat16:
+            lower(module, torch.bfloat16)
+        return module
 
 
 def _laid_out(pixels: Tensor) -> Tensor:

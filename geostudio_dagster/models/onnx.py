@@ -37,10 +37,8 @@ class OnnxRuntime:
     autocasts: ClassVar[bool] = False
 
     def __init__(self, graph: OnnxGraph, device: str) -> None:
-        from onnxruntime import get_available_providers
-
         self._graph = graph
-        self._cuda = device.startswith("cuda") and _CUDA in get_available_providers()
+        self._cuda = _computes_on_gpu(device)
         self.device = device if self._cuda else "cpu"
         self.batch_size = graph.batch_size
         self._lock = threading.Lock()
@@ -79,8 +77,8 @@ class OnnxRuntime:
 def load_onnx(bundle: Bundle, device: str, engine: OnnxEngine = "auto") -> Runtime:
     """An ONNX graph of one input, or of one input per modality, named like it.
 
-    On a processor ``auto`` is OpenVINO where it is installed and takes the graph; everywhere
-    else it is onnxruntime.
+    ``auto`` is onnxruntime on a GPU that it can use; else, since both compute on the processor,
+    OpenVINO where it is installed and does what the graph says for an empty patch.
 
     Raises:
         TaskError: ``model_unusable``, the graph takes something else, or refers to files that
@@ -98,13 +96,24 @@ def load_onnx(bundle: Bundle, device: str, engine: OnnxEngine = "auto") -> Runti
             "no_such_engine", f"OpenVINO computes on the processor only, not on {device}."
         )
     graph = OnnxGraph.of(bundle)
-    if engine == "onnxruntime" or device != "cpu" or not installed:
+    if engine == "openvino":
+        return OpenVinoRuntime(graph)
+    if engine == "onnxruntime" or not installed or _computes_on_gpu(device):
         return OnnxRuntime(graph, device)
     try:
-        return OpenVinoRuntime(graph)
-    except TaskError as error:
-        if engine == "openvino":
-            raise
+        runtime = OpenVinoRuntime(graph)
+        runtime.forward(graph.zeros())
+    except (TaskError, RuntimeError) as error:
         # It knows fewer operations than onnxruntime does.
         log.warning("onnxruntime computes instead: %s", error)
         return OnnxRuntime(graph, device)
+    return runtime
+
+
+def _computes_on_gpu(device: str) -> bool:
+    """Whether onnxruntime does, there."""
+    if not device.startswith("cuda"):
+        return False
+    from onnxruntime import get_available_providers
+
+    return _CUDA in get_available_providers()

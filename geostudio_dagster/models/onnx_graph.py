@@ -47,6 +47,13 @@ class OnnxGraph:
         names = _input_names(model.graph, spec)
         return cls(bundle.weights_path, spec, names, _batch_size(model.graph, names))
 
+    def zeros(self) -> torch.Tensor:
+        """A batch of empty patches, (N, planes, H, W)."""
+        import torch
+
+        shape = self.batch_size or 1, self.spec.planes, self.spec.size, self.spec.size
+        return torch.zeros(shape)
+
     def feed(self, pixels: torch.Tensor) -> dict[str, NDArray[Any]]:
         """Arrays by input for pixels (N, planes, H, W), on the processor and contiguous."""
         given = self.spec.arrange(pixels.cpu())

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from geostudio_dagster.cores import usable_cores
+from geostudio_dagster.errors import TaskError
 from geostudio_dagster.models.onnx_graph import OnnxGraph, unusable
 
 if TYPE_CHECKING:
@@ -22,8 +23,11 @@ class OpenVinoRuntime:
     """A compiled model: see :class:`contract.Runtime`.
 
     As a torch module does, it computes with the calling thread's number of threads, and in
-    bfloat16 under its autocast. Both are fixed when a model is compiled, so it is compiled
-    again when they change; only one is kept, since each holds the weights.
+    bfloat16 under its autocast. Both are fixed when a model is compiled, so it is compiled as
+    it is asked, and again when they change; only one is kept, since each holds the weights.
+
+    Raises:
+        TaskError: ``no_such_engine``, OpenVINO is installed but does not start.
     """
 
     engine: ClassVar[str] = "openvino"
@@ -31,19 +35,28 @@ class OpenVinoRuntime:
     concurrency: ClassVar[None] = None
 
     def __init__(self, graph: OnnxGraph) -> None:
-        self._core = _core()
+        try:
+            self._core = _core()
+            abilities = self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        except (ImportError, RuntimeError) as error:
+            raise TaskError(
+                "no_such_engine",
+                f"OpenVINO does not start here ({_reason(error)}); install "
+                "geostudio-dagster[openvino] anew.",
+            ) from error
         self._graph = graph
         self.batch_size = graph.batch_size
-        self.autocasts = "BF16" in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        self.autocasts = "BF16" in abilities
         self._lock = threading.Lock()
         self._made: tuple[tuple[int, bool], CompiledModel] | None = None
-        try:
-            self._compiled()
-        except RuntimeError as error:
-            raise unusable(f"can't be run by OpenVINO: {_reason(error)}") from error
 
     def forward(self, pixels: Tensor) -> Any:
-        """The graph's first output."""
+        """The graph's first output.
+
+        Raises:
+            TaskError: ``model_unusable``, it has what OpenVINO doesn't know.
+            RuntimeError: it can't be computed for these pixels.
+        """
         # A request of its own, for several threads ask; making one takes a tenth of a millisecond.
         request = self._compiled().create_infer_request()
         try:
@@ -72,7 +85,10 @@ class OpenVinoRuntime:
             # Threads that are bound to cores get in the way of those that read and blend.
             "ENABLE_CPU_PINNING": False,
         }
-        return self._core.compile_model(str(self._graph.path), "CPU", settings)
+        try:
+            return self._core.compile_model(str(self._graph.path), "CPU", settings)
+        except RuntimeError as error:
+            raise unusable(f"can't be run by OpenVINO: {_reason(error)}") from error
 
 
 def _core() -> Core:
@@ -88,7 +104,7 @@ def _asks_for_bfloat16() -> bool:
     return torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
 
 
-def _reason(error: RuntimeError) -> str:
+def _reason(error: Exception) -> str:
     """What OpenVINO says at last; before that it lists places in its source code."""
     lines = [line for line in str(error).splitlines() if line.strip()]
     return lines[-1].strip("- .")[:_LONGEST] if lines else "no reason given"

@@ -18,7 +18,7 @@ import os
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, BinaryIO
 from uuid import uuid4
 
 from geostudio_dagster.models.bundle import Bundle
@@ -31,7 +31,9 @@ log = logging.getLogger(__name__)
 # Of what is in a file, how it is built and what was folded before: one up with each change.
 _FORMAT = 1
 CONVERTED = frozenset({"terratorch"})  # runtimes whose networks take long to build
-_SUFFIX = ".pt"
+# Whose code is in a graph, or made it.
+_MAKERS = ("torch", "terratorch", "timm", "segmentation-models-pytorch", "torchgeo")
+_SUFFIX, _TRIED = ".pt", ".tried"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +71,7 @@ class ProgramFile:
                 "format": _FORMAT,
                 "model": digest,
                 "patch": size,
-                "torch": _version("torch"),
-                "terratorch": _version("terratorch"),
+                "versions": {package: _version(package) for package in _MAKERS},
             }
         )
         return cls(folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}{_SUFFIX}", key)
@@ -81,20 +82,29 @@ class ProgramFile:
         return self.path.is_file()
 
     def read(self) -> Program | None:
-        """What is kept; None where nothing is, or nothing that can be used."""
+        """What is kept; None where nothing is, or nothing that can be used.
+
+        What is wrong in itself is removed; what can't be read now stays.
+
+        Raises:
+            MemoryError, RuntimeError: memory does not do for it.
+        """
         if not self.exists:
             return None
         # Only now: who asks whether there is a program needs no torch.
-        import torch
-
-        from geostudio_dagster.models.graph import Graph
+        from geostudio_dagster.models.memory import is_out_of_memory
 
         try:
-            found = torch.load(self.path, map_location="cpu", weights_only=True)
+            with self.path.open("rb") as file:
+                found = _content(file)
             assert found["key"] == self.key, "it is of another model"  # noqa: S101
-            graph = Graph(found["calls"], found["tensors"]) if found["calls"] else None
-            program = Program(graph, int(found["folded"]), str(found["refusal"]))
+            program = Program(_graph(found), int(found["folded"]), str(found["refusal"]))
+        except OSError as error:
+            log.warning("%s can't be read now: %s", self.path, error)
+            return None
         except Exception as error:
+            if is_out_of_memory(error):
+                raise
             # torch raises whatever it meets in a file that is cut off or foreign.
             log.warning("%s is no program (%s); it is removed", self.path, type(error).__name__)
             self.remove()
@@ -126,12 +136,47 @@ class ProgramFile:
                 stream.flush()
                 os.fsync(stream.fileno())
             scratch.replace(self.path)
+            self._mark.unlink(missing_ok=True)
         finally:
             scratch.unlink(missing_ok=True)
 
     def remove(self) -> None:
-        """Have it made anew."""
-        self.path.unlink(missing_ok=True)
+        """Have it made anew; where the folder can't be written to, it stays."""
+        with contextlib.suppress(OSError):
+            self.path.unlink(missing_ok=True)
+
+    def begin(self, since: float) -> bool:
+        """Say that it is being made; False if that was begun after ``since`` (of the epoch).
+
+        That stands in a file until the program is kept: whoever is killed over it leaves word.
+        False, too, where the folder can't be written to, for no program could be kept.
+        """
+        mark = self._mark
+        try:
+            if mark.exists() and mark.stat().st_mtime > since:
+                return False
+            mark.parent.mkdir(parents=True, exist_ok=True)
+            mark.touch()
+        except OSError as error:
+            log.warning("no program can be kept in %s: %s", mark.parent, error)
+            return False
+        return True
+
+    @property
+    def _mark(self) -> Path:
+        return self.path.with_suffix(_TRIED)
+
+
+def graph_in(file: BinaryIO) -> Graph:
+    """The graph of an open program, read again from its beginning.
+
+    Raises:
+        OSError: it can't be read. MemoryError, RuntimeError: memory does not do for it.
+    """
+    file.seek(0)
+    graph = _graph(_content(file))
+    assert graph is not None, "only a graph is read again"  # noqa: S101
+    return graph
 
 
 def remove_unused_programs(
@@ -167,6 +212,19 @@ def _files(folder: Path) -> Iterator[tuple[float, int, Path]]:
         with contextlib.suppress(FileNotFoundError):  # taken away by somebody else meanwhile
             facts = path.stat()
             yield facts.st_mtime, facts.st_size, path
+
+
+def _content(file: BinaryIO) -> dict[str, Any]:
+    import torch
+
+    content: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+    return content
+
+
+def _graph(content: dict[str, Any]) -> Graph | None:
+    from geostudio_dagster.models.graph import Graph
+
+    return Graph(content["calls"], content["tensors"]) if content["calls"] else None
 
 
 def _version(package: str) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -12,11 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from geostudio_dagster.cores import computing_with, usual_threads
 from geostudio_dagster.errors import TaskError
 from geostudio_dagster.models.bundle import Bundle, BundleManifest, OnnxEngine
 from geostudio_dagster.models.contract import InputSpec, Loader, Runtime
 from geostudio_dagster.models.exported import load_exported, load_scripted
 from geostudio_dagster.models.folding import fold_batch_norms
+from geostudio_dagster.models.graph import NO_GRAPH
+from geostudio_dagster.models.memory import is_out_of_memory
 from geostudio_dagster.models.modules import ProgramRuntime, TorchRuntime
 from geostudio_dagster.models.onnx import load_onnx
 from geostudio_dagster.models.programs import CONVERTED, ProgramFile
@@ -103,44 +107,69 @@ def load_runtime(
     Args:
         bundle: the model. device: where it computes. onnx_engine: what runs it, if it is ONNX.
         programs: folder to take the network's program from, if there is one; see
-            :mod:`programs`. Outputs are the same bytes with and without.
+            :mod:`programs`. Outputs are the same bytes with and without on a processor; on a
+            GPU the weights are.
 
     Raises:
         TaskError: ``model_unusable``, weights that don't load, don't fit the configuration, or
             give an output that isn't what the manifest says; ``no_such_engine``, what is to run
             ONNX models isn't there.
+        MemoryError, RuntimeError: the machine's memory, or a GPU's, does not do for it now.
     """
-    program = None
+    model = None
     if programs is not None and bundle.manifest.runtime in CONVERTED:
-        place = ProgramFile.of(bundle, programs)
-        program = place.read()
-    if program is not None and program.graph is not None:
-        try:
-            return _checked(ProgramRuntime(program.graph, device), bundle, program.folded)
-        except Exception:
-            # Whole, but not what was written there; a bundle that is wrong is told of below.
-            log.warning("%s is no program of its model; it is removed", place.path, exc_info=True)
-            place.remove()
-    return _built(bundle, device, onnx_engine)
+        model = _of_program(bundle, device, ProgramFile.of(bundle, programs))
+    return model or _built(bundle, device, onnx_engine)
+
+
+def _of_program(bundle: Bundle, device: str, place: ProgramFile) -> Model | None:
+    """The model from its program; None where that can't be, and building it tells more."""
+    program = place.read()
+    if program is None or program.graph is None:
+        return None
+    try:
+        runtime = ProgramRuntime(program.graph, device, place.path.open("rb"))
+        return _checked(runtime, bundle, program.folded)
+    except NO_GRAPH:
+        log.warning("%s is no program of its model; it is removed", place.path, exc_info=True)
+        place.remove()
+    except (TaskError, OSError):
+        log.warning("%s can't be used here, the network is built", place.path, exc_info=True)
+    return None
 
 
 def _built(bundle: Bundle, device: str, onnx_engine: OnnxEngine) -> Model:
     """The model as its own loader makes it."""
     manifest = bundle.manifest
+    # Folded on the processor wherever it computes, as programs are: so weights are the same bits.
+    first = "cpu" if manifest.runtime in CONVERTED else device
+    # Engines of ONNX compile for a number of threads; for a worker's, so that it is done once.
+    as_later = computing_with(usual_threads()) if manifest.runtime == "onnx" else nullcontext()
+    with as_later:
+        model = _checked(_loaded(bundle, first, onnx_engine), bundle)
+    runtime, folded = model.runtime, _fold(model.runtime, manifest)
+    if first != device and isinstance(runtime, TorchRuntime):
+        return _checked(runtime.moved(device), bundle, folded)
+    return replace(model, folded=folded)
+
+
+def _loaded(bundle: Bundle, device: str, onnx_engine: OnnxEngine) -> Runtime:
+    manifest = bundle.manifest
     loaders = _LOADERS | {"onnx": partial(load_onnx, engine=onnx_engine)}
     try:
-        runtime = loaders[manifest.runtime](bundle, device)
+        return loaders[manifest.runtime](bundle, device)
     except TaskError:
         raise
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         # Loaders of torch raise whatever they meet in a foreign file.
         raise TaskError(
             "model_unusable",
             f"{manifest.weights} of model {manifest.name} can't be loaded as "
             f"{manifest.runtime}: {_first_line(error)}.",
+            retryable=isinstance(error, OSError),  # of a disk, as it may be on a network
         ) from error
-    model = _checked(runtime, bundle)
-    return replace(model, folded=_fold(runtime, manifest))
 
 
 def _checked(runtime: Runtime, bundle: Bundle, folded: int = 0) -> Model:
@@ -181,6 +210,8 @@ def _try(model: Model, bundle: Bundle) -> int:
     except TaskError:
         raise
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         raise TaskError(
             "model_unusable",
             f"Model {manifest.name} does not take {given}, as its manifest says "

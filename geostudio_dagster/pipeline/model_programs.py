@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from geostudio_dagster.catalog import ModelRecord
-from geostudio_dagster.errors import GeostudioError
 from geostudio_dagster.installation import Installation
-from geostudio_dagster.models.programs import CONVERTED, Program, ProgramFile, bytes_of_programs
+from geostudio_dagster.models.programs import CONVERTED, ProgramFile, bytes_of_programs
 
 log = logging.getLogger(__name__)
+
+_PAUSE = 24 * 3600  # seconds between two tries of a model
 
 
 def needed_programs(installation: Installation) -> frozenset[str]:
@@ -23,7 +25,8 @@ def needed_programs(installation: Installation) -> frozenset[str]:
 def make_missing_programs(installation: Installation, limit: int) -> Iterator[str]:
     """Make up to ``limit`` programs, as long as there is room; the names of the models.
 
-    A model that can't be loaded is remembered as well, or each round would try it again.
+    What fails is tried again after a day, be it that the round was killed over it; that there
+    can't be a program is remembered for good.
     """
     settings = installation.settings
     if not settings.convert:
@@ -36,20 +39,21 @@ def make_missing_programs(installation: Installation, limit: int) -> Iterator[st
         # A program takes what the weights do, or less: a checkpoint may hold an optimiser.
         if file.exists or not weights.is_file() or weights.stat().st_size > room:
             continue
+        if not file.begin(since=time.time() - _PAUSE):
+            continue
         limit -= 1
-        _make(installation, model, file)
+        _make(installation, model)
         yield f"{model.name}@{model.version}"
 
 
-def _make(installation: Installation, model: ModelRecord, file: ProgramFile) -> None:
+def _make(installation: Installation, model: ModelRecord) -> None:
     # Imported here, for most rounds find nothing to do, and it takes torch seconds.
     from geostudio_dagster.models.conversion import keep_program
 
     try:
         keep_program(installation.bundle(model), installation.settings.programs)
-    except GeostudioError as error:
-        log.warning("model %s can't be loaded: %s", model.name, error)
-        file.keep(Program(None, refusal=str(error)))
+    except Exception as error:  # the others do not wait for it
+        log.warning("no program of model %s was made: %s", model.name, error)
 
 
 def _files(

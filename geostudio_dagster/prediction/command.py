@@ -109,8 +109,10 @@ def keep_for_next_time(job: Job, facts: dict[str, Any], terminal: Console) -> No
         from geostudio_dagster.models.conversion import keep_program
 
         bundle = with_patch(load_bundle(job.model), size)
-        keep_program(bundle, folder, loaded(bundle, facts["device"], programs=folder))
-    except (GeostudioError, OSError, RuntimeError, KeyboardInterrupt) as error:
+        engine = job.options.onnx_engine
+        model = loaded(bundle, facts["device"], onnx_engine=engine, programs=folder)
+        keep_program(bundle, folder, model)
+    except (GeostudioError, OSError, RuntimeError, MemoryError, KeyboardInterrupt) as error:
         terminal.print(f"The model was not kept ({type(error).__name__}).")
 
 

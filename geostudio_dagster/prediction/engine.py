@@ -119,7 +119,8 @@ def _prepare(
 
     grid = _patch_grid(scene, bundle, options)
     with clock.measure("model"):
-        fitting, device = with_patch(bundle, grid.size), choose_device(options)
+        fitting = with_patch(bundle, grid.size)
+        device = choose_device(options, bundle.manifest.runtime)
         model = loaded(fitting, device, onnx_engine=options.onnx_engine, programs=options.programs)
     with clock.measure("calibrate"):
         plan = _plan(options, model, bundle, grid, core)

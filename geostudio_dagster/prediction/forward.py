@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from geostudio_dagster.cores import usable_cores
+from geostudio_dagster.cores import computing_with, usable_cores, usual_workers
 from geostudio_dagster.errors import TaskError
 from geostudio_dagster.models.runtime import Model
 from geostudio_dagster.prediction.batches import Batch
@@ -28,7 +28,6 @@ from geostudio_dagster.prediction.report import StageClock
 _CPU_BATCH = {"float32": 3, "bfloat16": 4}
 _GPU_BATCH = 32
 _GPU_WORKERS = 2  # one copies and asks for its work while the other's is computed
-_FEW_CORES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +54,7 @@ def plan_forward(options: PredictOptions, model: Model) -> ForwardPlan:
     """Choose batch size, precision, workers and threads for ``model`` on this machine."""
     gpu = model.device.startswith("cuda")
     cores = usable_cores()
-    # One-thread workers share no barrier, so a busy neighbour slows them by its share only.
-    usual = _GPU_WORKERS if gpu else (1 if cores > _FEW_CORES else cores)
-    workers = options.workers or model.concurrency or usual
+    workers = options.workers or model.concurrency or (_GPU_WORKERS if gpu else usual_workers())
     bfloat16 = options.precision == "auto" and model.autocasts and _has_bfloat16(model.device)
     batch = _GPU_BATCH if gpu else _CPU_BATCH["bfloat16" if bfloat16 else "float32"]
     return ForwardPlan(
@@ -69,15 +66,21 @@ def plan_forward(options: PredictOptions, model: Model) -> ForwardPlan:
     )
 
 
-def choose_device(options: PredictOptions) -> str:
+def choose_device(options: PredictOptions, runtime: str = "") -> str:
     """The device that was asked for, or a GPU where there is one, or the processor.
 
     A GPU's convolutions in float32 are that from now on, not TF32, which is 0.1 % off.
 
+    Args:
+        options: choices of the prediction. runtime: the bundle's; where OpenVINO is chosen for
+            its ONNX models, the processor is, too.
+
     Raises:
         TaskError: ``no_such_device``.
     """
-    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    on_processor = runtime == "onnx" and options.onnx_engine == "openvino"
+    usual = "cuda" if torch.cuda.is_available() and not on_processor else "cpu"
+    device = options.device or usual
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:  # without CUDA support, torch asserts
@@ -85,7 +88,6 @@ def choose_device(options: PredictOptions) -> str:
             "no_such_device", f"There is no device {device} for torch here; name cpu, or none."
         ) from error
     if device.startswith("cuda"):
-        # Before a model is loaded, since loading compares its outputs (see models.folding).
         torch.backends.cudnn.allow_tf32 = False
     return device
 
@@ -237,13 +239,8 @@ def beside(device: str) -> Iterator[None]:
     On a GPU on a stream of its own, or else waiting for finished rows would also wait for all
     batches that were asked for since.
     """
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with _stream(device):
-            yield
-    finally:
-        torch.set_num_threads(before)
+    with computing_with(1), _stream(device):
+        yield
 
 
 def _stream(device: str) -> AbstractContextManager[Any]:

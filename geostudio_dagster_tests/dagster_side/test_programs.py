@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from geostudio_dagster.installation import Installation
 from geostudio_dagster.models.cache import MODELS
@@ -19,7 +20,7 @@ from geostudio_dagster.pipeline.model_programs import make_missing_programs
 from geostudio_dagster.settings import HousekeepingSettings
 from geostudio_dagster_tests.conftest import MakeScene
 from geostudio_dagster_tests.driving import Driver, path_of, submit, tasks_of
-from geostudio_dagster_tests.models.tunes import BANDS, CKPT, make_tune
+from geostudio_dagster_tests.models.tunes import BANDS, SIZE, make_segmentation, make_tune
 
 
 @pytest.fixture(scope="module")
@@ -47,26 +48,86 @@ def test_a_partition_made_again_from_a_program_has_the_same_bytes(
     assert path_of(installation, task.id, "prediction").read_bytes() == before
 
 
-def test_each_model_is_tried_once_and_unused_programs_go(
-    installation: Installation, driver: Driver, tune: Path, tmp_path: Path
+def test_a_model_that_fails_is_tried_once_a_day_and_unused_programs_go(
+    installation: Installation, driver: Driver, tune: Path
 ) -> None:
-    broken = Path(shutil.copytree(tune, tmp_path / "broken"))
-    torch.save({"state_dict": {"model.x": torch.zeros(1)}}, broken / CKPT)
-    model = register_bundle(installation, broken, owner="tests")
+    bundle = installation.bundle(register_bundle(installation, tune, owner="tests"))
+    programs, whole = installation.settings.programs, bundle.weights_path.read_bytes()
+    place = ProgramFile.of(bundle, programs)
+    bundle.weights_path.write_bytes(whole[:1000])  # as a disk may give it that is away soon
     assert list(make_missing_programs(installation, limit=1)) == ["tune@1"]
     assert list(make_missing_programs(installation, limit=1)) == []
-    bundle, programs = installation.bundle(model), installation.settings.programs
-    refused = ProgramFile.of(bundle, programs).read()
-    assert refused is not None
-    assert refused.graph is None
-    assert "does not fit the model" in refused.refusal
+    assert not place.exists
+    a_day_later(programs)
+    assert list(make_missing_programs(installation, limit=1)) == ["tune@1"]
+    bundle.weights_path.write_bytes(whole)
+    assert list(make_missing_programs(installation, limit=1)) == []
+    a_day_later(programs)
+    assert list(make_missing_programs(installation, limit=1)) == ["tune@1"]
+    kept = place.read()
+    assert kept is not None
+    assert kept.graph is not None
+    assert list(programs.iterdir()) == [place.path]
 
     old = programs / "of-a-model-that-is-gone.pt"
     old.write_bytes(b"")
     for path in programs.iterdir():
         os.utime(path, (0, 0))
     assert driver.launch("housekeeping").success
-    assert list(programs.iterdir()) == [ProgramFile.of(bundle, programs).path]
+    assert list(programs.iterdir()) == [place.path]
+
+
+def a_day_later(programs: Path) -> None:
+    for path in programs.iterdir():
+        moment = path.stat().st_mtime - 24 * 3600
+        os.utime(path, (moment, moment))
+
+
+class Killing(nn.Module):
+    """A decoder that ends who builds it, once it is wanted."""
+
+    includes_head = False
+    wanted = False
+
+    def __init__(self, embed_dim: list[int]) -> None:
+        super().__init__()
+        self.out_channels = embed_dim[-1]
+        if self.wanted:
+            raise KeyboardInterrupt
+
+    def forward(self, features: list[torch.Tensor]) -> torch.Tensor:
+        return features[-1]
+
+
+def test_the_round_after_one_that_was_killed_goes_on_with_the_next_model(
+    installation: Installation, tune: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from terratorch.registry import TERRATORCH_DECODER_REGISTRY
+
+    TERRATORCH_DECODER_REGISTRY.register(Killing)
+    args = {
+        "backbone": "prithvi_eo_tiny",
+        "backbone_pretrained": False,
+        "backbone_bands": list(BANDS),
+        "backbone_img_size": SIZE,
+        "necks": [
+            {"name": "SelectIndices", "indices": [-1]},
+            {"name": "ReshapeTokensToImage"},
+        ],
+        "decoder": "Killing",
+    }
+    bands = [{"name": name} for name in BANDS]
+    killing, _ = make_segmentation(tmp_path / "killing", "EncoderDecoderFactory", args, bands)
+    monkeypatch.setattr(Killing, "wanted", True)
+    for folder in (killing.folder, tune):
+        register_bundle(installation, folder, owner="tests")
+    tried: list[str] = []
+    for _ in range(2):
+        with contextlib.suppress(KeyboardInterrupt):
+            tried += make_missing_programs(installation, limit=1)
+    (whole,) = installation.settings.programs.glob("*.pt")
+    assert tried in (["tune@1"], ["tune@2"])
+    assert whole.stat().st_size > 100_000
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,11 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import rasterio
 import torch
@@ -17,6 +19,7 @@ import yaml
 
 from geostudio_dagster.errors import TaskError
 from geostudio_dagster.models.bundle import MANIFEST, Bundle, OnnxEngine, load_bundle
+from geostudio_dagster.models.cache import MODELS
 from geostudio_dagster.models.onnx import load_onnx
 from geostudio_dagster.models.runtime import load_runtime
 from geostudio_dagster.prediction import PredictOptions, predict
@@ -155,6 +158,60 @@ def test_openvino_is_taken_where_it_is_installed(
     assert caught.value.code == "no_such_engine"
 
 
+def test_openvino_that_does_not_start_is_left_to_onnxruntime(
+    tmp_path: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "openvino").mkdir()
+    (tmp_path / "openvino" / "__init__.py").write_text("raise ImportError('libopenvino.so')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "openvino"]:
+        monkeypatch.delitem(sys.modules, name)
+    assert load_runtime(bundle).engine == "onnxruntime"
+    with pytest.raises(TaskError, match=r"does not start here \(libopenvino\.so\)") as caught:
+        load_runtime(bundle, onnx_engine="openvino")
+    assert caught.value.code == "no_such_engine"
+
+
+def test_openvino_compiles_once(
+    tmp_path: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import openvino
+
+    compiled: list[object] = []
+    compile_model = openvino.Core.compile_model
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        compiled.append(args)
+        return compile_model(*args, **kwargs)
+
+    monkeypatch.setattr(openvino.Core, "compile_model", counted)
+    MODELS.clear()
+    scene = write_raster(tmp_path / "s.tif", np.ones((3, 150, 90), np.float32))
+    predict(scene, bundle, tmp_path / "o.tif", scratch=tmp_path)
+    assert len(compiled) == 1
+
+
+def test_openvino_by_name_is_the_processor_beside_a_gpu(
+    tmp_path: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    scene = write_raster(tmp_path / "s.tif", np.ones((3, 150, 90), np.float32))
+    options = PredictOptions(onnx_engine="openvino")
+    report = predict(scene, bundle, tmp_path / "o.tif", scratch=tmp_path, options=options)
+    assert (report.engine, report.device) == ("openvino", "cpu")
+    told = PredictOptions(onnx_engine="openvino", device="cuda")
+    with pytest.raises(TaskError, match="cuda"):
+        predict(scene, bundle, tmp_path / "o.tif", scratch=tmp_path, options=told)
+
+
+@pytest.mark.skipif(
+    "CUDAExecutionProvider" in onnxruntime.get_available_providers(), reason="it can use a GPU"
+)
+def test_openvino_is_taken_where_onnxruntime_cannot_use_the_gpu(bundle: Bundle) -> None:
+    assert load_onnx(bundle, "cuda").engine == "openvino"
+    assert load_onnx(bundle, "cuda", "onnxruntime").engine == "onnxruntime"
+
+
 def test_openvino_reports_to_nobody_and_leaves_nothing_in_the_home_folder(
     tmp_path: Path, bundle: Bundle
 ) -> None:
@@ -197,6 +254,36 @@ def test_what_openvino_does_not_know_is_left_to_onnxruntime(tmp_path: Path, bund
         r"ai\.onnx\.ml\.Scaler\.$"
     )
     with pytest.raises(TaskError, match=sentence):
+        load_runtime(load_bundle(tmp_path), onnx_engine="openvino")
+
+
+def test_what_openvino_compiles_but_cannot_run_is_left_to_onnxruntime(
+    tmp_path: Path, bundle: Bundle
+) -> None:
+    (tmp_path / MANIFEST).write_bytes((bundle.folder / MANIFEST).read_bytes())
+    # The largest of as many values as are not zero: of an empty patch, none.
+    nodes = [
+        onnx.helper.make_node("NonZero", ["x"], ["places"]),
+        onnx.helper.make_node("Shape", ["places"], ["count"], start=1),
+        onnx.helper.make_node("Clip", ["count", "", "width"], ["most"]),
+        onnx.helper.make_node("TopK", ["x", "most"], ["largest", "where"], axis=3),
+        onnx.helper.make_node("ReduceSum", ["largest"], ["sum"], keepdims=0),
+        onnx.helper.make_node("Add", ["x", "sum"], ["y"]),
+    ]
+    shape = (2, 3, 32, 32)
+    values = [
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape) for name in "xy"
+    ]
+    width = onnx.numpy_helper.from_array(np.array(32, np.int64), "width")
+    graph = onnx.helper.make_graph(nodes, "g", values[:1], values[1:], [width])
+    opset = [onnx.helper.make_opsetid("", 17)]
+    path = tmp_path / "model.onnx"
+    onnx.save(onnx.helper.make_model(graph, opset_imports=opset, ir_version=8), path)
+    model = load_runtime(load_bundle(tmp_path))
+    assert model.engine == "onnxruntime"
+    pixels = torch.randn(2, 3, 32, 32)
+    torch.testing.assert_close(model(pixels), pixels + pixels.sum(), atol=1e-3, rtol=0)
+    with pytest.raises(TaskError, match="does not take 3 planes of 32 x 32 pixels"):
         load_runtime(load_bundle(tmp_path), onnx_engine="openvino")
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import os
+import resource
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,10 +21,11 @@ from torch import Tensor, nn
 from geostudio_dagster.errors import TaskError
 from geostudio_dagster.models.bundle import Bundle, load_bundle
 from geostudio_dagster.models.cache import MODELS
+from geostudio_dagster.models.contract import InputSpec
 from geostudio_dagster.models.conversion import UnconvertibleError, graph_of, keep_program
 from geostudio_dagster.models.graph import Graph, UnwritableError, built
 from geostudio_dagster.models.modules import ProgramRuntime, TorchRuntime
-from geostudio_dagster.models.programs import ProgramFile, remove_unused_programs
+from geostudio_dagster.models.programs import Program, ProgramFile, remove_unused_programs
 from geostudio_dagster.models.runtime import load_runtime
 from geostudio_dagster.prediction import PredictOptions, predict
 from geostudio_dagster.prediction.options import Precision
@@ -142,6 +145,107 @@ def test_what_is_no_program_is_made_anew(tmp_path: Path, tune: Bundle, damage: s
     assert list(programs.iterdir()) == []
     keep_program(tune, programs)
     assert isinstance(load_runtime(tune, programs=programs).runtime, ProgramRuntime)
+
+
+def test_a_program_that_cannot_be_opened_now_stays(tmp_path: Path, tune: Bundle) -> None:
+    keep_program(tune, tmp_path)
+    place = ProgramFile.of(tune, tmp_path)
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, most[1]))
+    try:
+        assert place.read() is None
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, most)
+    assert place.read() is not None
+
+
+def test_a_program_that_memory_does_not_do_for_stays(tmp_path: Path, tune: Bundle) -> None:
+    keep_program(tune, tmp_path)
+    [path] = tmp_path.iterdir()
+    endless = {"call": "aten.new_zeros.default", "args": [{"node": 0}, [10**14]], "kwargs": {}}
+    calls = json.dumps([{"input": 0}, endless, {"output": {"node": 1}}])
+    torch.save(torch.load(path, weights_only=True) | {"calls": calls}, path)
+    with pytest.raises(RuntimeError, match="allocate memory"):
+        load_runtime(tune, programs=tmp_path)
+    assert path.exists()
+
+
+def test_what_is_run_by_a_program_may_be_removed_and_its_precision_changed(
+    tmp_path: Path, tune: Bundle
+) -> None:
+    keep_program(tune, tmp_path)
+    kept, built_anew = load_runtime(tune, programs=tmp_path), load_runtime(tune)
+    assert isinstance(kept.runtime, ProgramRuntime)
+    ProgramFile.of(tune, tmp_path).remove()
+    torch.set_float32_matmul_precision("highest")
+    pixels = torch.randn((2, 4, SIZE, SIZE), generator=torch.Generator().manual_seed(0))
+
+    def output(model: Any, low: bool) -> Tensor:
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=low):
+            return cast(Tensor, model(pixels))
+
+    expected = {low: output(built_anew, low) for low in (False, True)}
+    assert not torch.equal(expected[False], expected[True])
+    turns = [low for _ in range(6) for low in (False, True)]
+    for workers in (1, 3):
+        with ThreadPoolExecutor(workers) as pool:
+            for low, found in zip(turns, pool.map(lambda x: output(kept, x), turns), strict=True):
+                assert torch.equal(found, expected[low])
+
+
+CHANGES = """
+import sys, threading
+from pathlib import Path
+import torch
+from geostudio_dagster.models.modules import ProgramRuntime
+from geostudio_dagster.models.programs import ProgramFile
+from geostudio_dagster.prediction.report import peak_rss
+
+path = Path(sys.argv[1])
+runtime = ProgramRuntime(ProgramFile(path, "key").read().graph, "cpu", path.open("rb"))
+
+def run(low):
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=low):
+        runtime.forward(torch.zeros((1, 3, 8, 8)))
+
+run(False)
+before = peak_rss()
+for low in (True, False, True):
+    thread = threading.Thread(target=run, args=(low,))
+    thread.start()
+    thread.join()
+print(peak_rss() - before)
+"""
+
+
+def test_another_precision_takes_no_more_memory(tmp_path: Path) -> None:
+    layers = [nn.Conv2d(1024, 1024, 3, padding=1) for _ in range(6)]  # 226 MB, 113 in bfloat16
+    network = nn.Sequential(nn.Conv2d(3, 1024, 1), *layers, nn.Conv2d(1024, 2, 1)).eval()
+    graph = graph_of(network, network, InputSpec(1, 8, (("", 3),)), "cpu")
+    path = tmp_path / "wide.pt"
+    ProgramFile(path, "key").keep(Program(graph))
+    command = [sys.executable, "-c", CHANGES, path]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert int(done.stdout) < 80e6
+
+
+def test_what_is_folded_is_so_before_it_goes_to_a_device(tmp_path: Path) -> None:
+    bundle, _ = make_unet(tmp_path / "tune")
+    # Nothing can be compared there, as little as folding on a GPU would give the same bits.
+    assert load_runtime(bundle, "meta").folded == load_runtime(bundle).folded > 0
+
+
+@pytest.mark.parametrize("package", ["timm", "segmentation_models_pytorch", "torchgeo"])
+def test_another_version_of_what_wrote_the_network_is_another_program(
+    tmp_path: Path, tune: Bundle, monkeypatch: pytest.MonkeyPatch, package: str
+) -> None:
+    before = ProgramFile.of(tune, tmp_path)
+    facts = tmp_path / f"{package}-99.dist-info"
+    facts.mkdir()
+    name = package.replace("_", "-")
+    (facts / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 99\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert ProgramFile.of(tune, tmp_path).path != before.path
 
 
 def test_several_that_make_it_at_once_leave_one(tmp_path: Path, tune: Bundle) -> None:
@@ -277,8 +381,6 @@ class Whole(nn.Module):
 
 @pytest.mark.parametrize("network", [Counting(), Chance(), Whole()])
 def test_networks_that_no_program_can_stand_for_are_told(network: nn.Module) -> None:
-    from geostudio_dagster.models.contract import InputSpec
-
     spec = InputSpec(1, 8, (("", 3),))
     with pytest.raises(UnconvertibleError):
         graph_of(network, network, spec, "cpu")

@@ -8,10 +8,15 @@ import numpy as np
 import pytest
 import torch
 from click.testing import Result
+from rich.console import Console
 from typer.testing import CliRunner
 
 from geostudio_dagster.cli import app
+from geostudio_dagster.models.bundle import load_bundle
 from geostudio_dagster.models.cache import MODELS
+from geostudio_dagster.models.conversion import keep_program
+from geostudio_dagster.prediction import PredictOptions
+from geostudio_dagster.prediction.command import Job, keep_for_next_time, run
 from geostudio_dagster_tests.models.tunes import BANDS, CKPT, make_tune
 from geostudio_dagster_tests.prediction.builders import write_raster
 
@@ -50,6 +55,34 @@ def test_a_model_is_kept_after_its_first_prediction(tmp_path: Path, tune: Path) 
         outputs.append(target.read_bytes())
     assert len(set(outputs)) == 1
     assert len(list((home / "programs").iterdir())) == 1
+
+
+def test_what_is_kept_is_the_model_that_was_used(tmp_path: Path, tune: Path) -> None:
+    pixels = np.random.default_rng(0).integers(1, 4000, (4, 90, 80)).astype(np.uint16)
+    scene = write_raster(tmp_path / "s.tif", pixels, names=BANDS)
+    home = tmp_path / "home"
+    home.mkdir()
+    before = MODELS.loads
+    arguments = ["--input", scene, "--output", tmp_path / "o.tif", "--onnx-engine", "onnxruntime"]
+    result = call(home, "predict", "--model", tune, *arguments)
+    assert result.exit_code == 0, result.output
+    assert KEEPING in result.output
+    assert MODELS.loads == before + 1
+
+
+def test_a_program_that_is_gone_after_the_work_is_no_failure(tmp_path: Path, tune: Path) -> None:
+    pixels = np.random.default_rng(0).integers(1, 4000, (4, 90, 80)).astype(np.uint16)
+    scene = write_raster(tmp_path / "s.tif", pixels, names=BANDS)
+    programs = tmp_path / "programs"
+    keep_program(load_bundle(tune), programs)
+    MODELS.clear()
+    options = PredictOptions(programs=programs)
+    job, terminal = Job(tune, (str(scene),), str(tmp_path / "o.tif"), options), Console(stderr=True)
+    facts = run(job, terminal)
+    for path in programs.iterdir():
+        path.unlink()
+    keep_for_next_time(job, facts, terminal)
+    assert list(programs.iterdir()) == []
 
 
 def test_a_model_is_tried_before_it_is_registered(tmp_path: Path, tune: Path) -> None:

@@ -1,0 +1,15 @@
+"""Memory that runs out, which says nothing of the model that asked for it."""
+
+from __future__ import annotations
+
+import torch
+
+# What torch raises for these is a plain RuntimeError.
+_SENTENCES = ("DefaultCPUAllocator", "ALLOC_FAILED")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the machine's or a GPU's memory did not do: another time it may."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return any(sentence in str(error) for sentence in _SENTENCES)
