@@ -11,7 +11,7 @@ import math
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,7 +25,7 @@ from geostudio_dagster.pipeline.scripts import Runner
 from geostudio_dagster.processors.contract import command_line, environment
 from geostudio_dagster.processors.printed import printed_json
 from geostudio_dagster.processors.run import ScriptJob, ScriptResult
-from geostudio_dagster.processors.verdict import Reason, last_words
+from geostudio_dagster.processors.verdict import verdict
 from geostudio_dagster.processors.watch import Breach, disk_breach
 from geostudio_dagster.settings import KubernetesSettings, ScriptLimits, Settings
 
@@ -34,17 +34,21 @@ if TYPE_CHECKING:
 
 LABELS = {"app.kubernetes.io/component": "users-processor"}
 _NOBODY = 65_534
-_OUT_OF_CPU = 128 + signal.SIGXCPU
+_KILLED = 128 + signal.SIGKILL
 _SCRIPT, _INPUT, _OUTPUT, _WORK = "/job/script", "/job/input", "/job/output", "/job/work"
 
 
-# What the sandbox does outside of pods: limits that Kubernetes has no fields for, and exactly this
-# environment; Kubernetes' own variables and Pipes' name the cluster and the run.
+# What the sandbox does outside of pods: limits that Kubernetes has no fields for, none above what
+# the node allows, and exactly this environment; Kubernetes' own variables and Pipes' name the
+# cluster and the run.
 _BEGIN = """
 import os, resource, sys
 names, cpu, size, files = sys.argv[1:5]
-for kind, most in ("CPU", cpu), ("FSIZE", size), ("NOFILE", files), ("CORE", 1):
-    resource.setrlimit(getattr(resource, f"RLIMIT_{kind}"), (int(most), int(most)))
+for name, most in ("CPU", cpu), ("FSIZE", size), ("NOFILE", files), ("CORE", 1):
+    kind = getattr(resource, f"RLIMIT_{name}")
+    hard = resource.getrlimit(kind)[1]
+    most = int(most) if hard == resource.RLIM_INFINITY else min(int(most), hard)
+    resource.setrlimit(kind, (most, most))
 variables = {name: os.environ[name] for name in names.split(",")}
 os.execve(sys.executable, [sys.executable, *sys.argv[5:]], variables)
 """
@@ -101,7 +105,7 @@ class PodRunner:
         )
         started = time.monotonic()
         ended = client.run_script(self.context, spec, LABELS, pods.namespace)
-        return _result(ended, output, time.monotonic() - started)
+        return _result(ended, output, limits, time.monotonic() - started, cpus=pods.cpu)
 
 
 def pod_spec(
@@ -151,7 +155,7 @@ def pod_spec(
 def _passed(output: Path, limits: ScriptLimits, running_s: float) -> Breach | None:
     """The limit that Kubernetes does not hold, and the script has passed."""
     if running_s > limits.wall_s:
-        return Breach("timeout", f"took longer than {limits.wall_s:g} s")
+        return Breach.of("timeout", limits)
     return disk_breach((output,), limits.output_bytes)
 
 
@@ -234,13 +238,17 @@ def _mounts(settings: Settings, job: ScriptJob, output: Path) -> Iterator[dict[s
     yield {"name": "work", "mount_path": _WORK}
 
 
-def _result(end: "PodEnd", output: Path, seconds: float) -> ScriptResult:
+def _result(
+    end: "PodEnd", output: Path, limits: ScriptLimits, seconds: float, *, cpus: str
+) -> ScriptResult:
+    """``cpus`` is how many the pod may keep busy, as Kubernetes writes it."""
+    from kubernetes.utils import parse_quantity
+
     printed = printed_json(end.log)
-    kind, why = _verdict(end, printed)
-    last = last_words(str(printed.get("message", "")) if kind == "reported" else end.log)
-    message = "" if kind == "ok" else f"The processor {why}. It said last: {last}"
+    breach = end.breach or _breach(end, limits, seconds * float(parse_quantity(cpus)))
+    reason, message = verdict(end.exit_code, breach, (end.log,), printed, limits)
     return ScriptResult(
-        reason=kind,
+        reason=reason,
         message=message,
         exit_code=end.exit_code,
         seconds=seconds,
@@ -253,17 +261,16 @@ def _result(end: "PodEnd", output: Path, seconds: float) -> ScriptResult:
     )
 
 
-def _verdict(end: "PodEnd", printed: Mapping[str, Any]) -> tuple[Reason, str]:
-    """The reason of a pod's end, and the clause that says so."""
-    if end.breach:
-        return end.breach.reason, f"{end.breach.clause} and was ended"
+def _breach(end: "PodEnd", limits: ScriptLimits, most_cpu_s: float) -> Breach | None:
+    """The limit for which Kubernetes or Linux ended the pod; ``most_cpu_s`` it can have used.
+
+    Linux kills whoever is out of CPU time: SIGXCPU means nothing to the first process of a pod.
+    Nothing within the pod can kill that one, and what else may from outside has a reason here.
+    """
     if end.reason == "DeadlineExceeded":
-        return "timeout", "took longer than it may and was ended"
+        return Breach.of("timeout", limits)
     if end.reason == "OOMKilled":
-        return "memory", "wanted more memory than it may have"
-    if end.exit_code == _OUT_OF_CPU:
-        return "cpu", "used more processor time than it may and was ended"
-    if end.exit_code:
-        return "failed", f"ended with exit code {end.exit_code}"
-    reported = str(printed.get("status", "")).lower() in {"error", "failed", "failure"}
-    return ("reported", "reported an error") if reported else ("ok", "")
+        return Breach.of("memory", limits)
+    if end.exit_code == _KILLED and most_cpu_s >= limits.cpu_s:
+        return Breach.of("cpu", limits)
+    return None

@@ -15,6 +15,19 @@ _NAMES_FILES = re.compile(
     r"|extension\s*[\[(]",
     re.IGNORECASE,
 )
+# WKT 1 has no words for some systems, EPSG:3857 among them, and adds how PROJ writes them. Plain
+# names and numbers open nothing, and neither does the grid @null, which is PROJ's word for none.
+_PROJ_STRING = re.compile(r'EXTENSION\["PROJ4","([^"]*)"\]')
+_HARMLESS_WORD = re.compile(
+    r"""\+(
+        (proj|datum|ellps|pm|units|axis|sweep|type)=[a-z]\w*
+        |((lat|lon)_\w+|[xyk]_0|a|b|f|rf|R|k|h|zone|alpha|gamma|lonc|pm|to_meter)=[-\d.e]+
+        |towgs84=[-\d.e,]+
+        |nadgrids=@null
+        |no_defs|wktext|south|over
+    )""",
+    re.ASCII | re.IGNORECASE | re.VERBOSE,
+)
 _PLAIN_NAME = re.compile(
     r"(urn:ogc:def:crs:)?(EPSG|OGC)(:[\d.]*)?:(\d{3,6}|CRS84h?)", re.IGNORECASE
 )
@@ -22,7 +35,12 @@ _PLAIN_NAME = re.compile(
 
 def names_files(crs: str) -> bool:
     """Whether a coordinate system, as WKT or a PROJ string, refers to something outside of it."""
-    return _NAMES_FILES.search(crs) is not None
+    return _NAMES_FILES.search(_PROJ_STRING.sub(_unless_harmless, crs)) is not None
+
+
+def _unless_harmless(extension: re.Match[str]) -> str:
+    """All of it, unless each word of the PROJ string within is harmless."""
+    return "" if all(map(_HARMLESS_WORD.fullmatch, extension[1].split(" "))) else extension[0]
 
 
 class CrsMembers:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import itertools
 import os
+import resource
 import shutil
 import signal
 import stat
 import subprocess
+import sys
 import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -39,14 +41,27 @@ def bounds(limits: ScriptLimits, processes: int | None) -> list[str]:
     cpu = max(int(limits.cpu_s), 1)
     command = [
         tool("prlimit"),
-        f"--cpu={cpu}:{cpu + 1}",
-        f"--data={limits.memory_bytes}",
-        f"--fsize={limits.file_bytes}",
-        f"--nofile={limits.open_files}",
-        "--core=1",  # 0 would hold for files only, not for a program that the system pipes cores to
-        "--msgqueue=0",
+        bound("cpu", cpu, cpu + 1),
+        bound("data", limits.memory_bytes),
+        bound("fsize", limits.file_bytes),
+        bound("nofile", limits.open_files),
+        no_core(),
+        bound("msgqueue", 0),
     ]
-    return command if processes is None else [*command, f"--nproc={processes}"]
+    return command if processes is None else [*command, bound("nproc", processes)]
+
+
+def bound(name: str, soft: int, hard: int | None = None) -> str:
+    """An option of prlimit; never above the hard limit of this process, which few may raise."""
+    most = resource.getrlimit(getattr(resource, f"RLIMIT_{name.upper()}"))[1]
+    if most == resource.RLIM_INFINITY:
+        most = sys.maxsize
+    return f"--{name}={min(soft, most)}:{min(soft if hard is None else hard, most)}"
+
+
+def no_core() -> str:
+    """An option of prlimit: 0 would not hold for a program that the system pipes cores to."""
+    return bound("core", 1)
 
 
 def another_user(folders: Sequence[Path]) -> list[str]:

@@ -14,9 +14,12 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from geostudio_dagster.errors import Unavailable
 from geostudio_dagster.processors.contract import Contract, OptionKind
 from geostudio_dagster.processors.dependencies import check_requirements
+from geostudio_dagster.processors.log import readable
 from geostudio_dagster.processors.python import is_visible
+from geostudio_dagster.processors.rlimits import bound, no_core, tool
 from geostudio_dagster.settings import ProcessorSettings
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
@@ -66,6 +69,9 @@ def check_script(
     """Judge a script without running any of it.
 
     ``contract`` is the author's explicit choice and wins over what the script looks like.
+
+    Raises:
+        Unavailable: this machine cannot read scripts within limits.
     """
     facts: dict[str, Any] = {
         "name": name,
@@ -142,12 +148,22 @@ def _size_problems(content: bytes, largest: int) -> list[str]:
 
 
 def _analyse(text: str) -> dict[str, Any]:
-    """Run the analysis in a process of its own, with bounds."""
-    bounds = [f"--cpu={_ANALYSIS_CPU_S}", f"--as={_ANALYSIS_BYTES}", "--core=1"]
-    command = ["prlimit", *bounds, sys.executable, "-I", "-S", str(_ANALYSIS)]
+    """Run the analysis in a process of its own, with bounds.
+
+    Raises:
+        Unavailable: this machine does not let the bounds be set, so nothing was read.
+    """
+    bounds = [bound("cpu", _ANALYSIS_CPU_S), bound("as", _ANALYSIS_BYTES), no_core()]
+    command = [tool("prlimit"), *bounds, sys.executable, "-I", "-S", str(_ANALYSIS)]
     done = subprocess.run(command, input=text.encode(), capture_output=True, check=False)
     if done.returncode == 0:
         return dict(json.loads(done.stdout))
+    if done.stderr.startswith(b"prlimit:"):
+        said = readable(done.stderr).strip()
+        raise Unavailable(
+            f"Scripts cannot be checked on this machine ({said}): let its processes lower their "
+            "own limits."
+        )
     if done.returncode in {-signal.SIGXCPU, -signal.SIGKILL}:
         return {"syntax_error": f"it takes more than {_ANALYSIS_CPU_S} s to read"}
     return {"syntax_error": "it is nested too deeply or too large for the parser"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import signal
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -35,21 +35,33 @@ class Ending:
 
 def judged(ending: Ending, printed: Mapping[str, Any], limits: ScriptLimits) -> tuple[Reason, str]:
     """The reason, and the sentence with the script's own last lines; empty when all is well."""
-    last = last_words(ending.errors.text()) or last_words(ending.printed.text())
-    if ending.breach:
-        return ending.breach.reason, _sentence(f"{ending.breach.clause} and was ended", last)
+    said = (ending.errors.text(), ending.printed.text())
+    return verdict(ending.exit_code, ending.breach, said, printed, limits)
+
+
+def verdict(
+    exit_code: int | None,
+    breach: Breach | None,
+    said: Sequence[str],
+    printed: Mapping[str, Any],
+    limits: ScriptLimits,
+) -> tuple[Reason, str]:
+    """The same, of what was seen elsewhere; ``said`` begins with where it wrote its errors."""
+    last = next(filter(None, map(last_words, said)), "")
+    if breach:
+        return breach.reason, _sentence(f"{breach.clause} and was ended", last)
     if str(printed.get("status", "")).lower() in {"error", "failed", "failure"}:
         own = readable(str(printed.get("message", "")).encode("utf-8", "replace"))
         return "reported", _sentence("reported an error", last_words(own) or last)
-    if not ending.exit_code:
+    if not exit_code:
         return "ok", ""
-    reason, clause = _failure(ending.exit_code, ending.errors.text(), limits)
+    reason, clause = _failure(exit_code, said[0], limits)
     return reason, _sentence(clause, last)
 
 
 def _failure(code: int, errors: str, limits: ScriptLimits) -> tuple[Reason, str]:
     if code == _SIGNALS + signal.SIGXCPU:
-        return "cpu", f"used more than {limits.cpu_s:g} s of processor time and was ended"
+        return "cpu", f"{Breach.of('cpu', limits).clause} and was ended"
     name = _signal(code - _SIGNALS)
     if name is not None:
         return "signal", f"was ended by {name}"

@@ -30,6 +30,16 @@ class Breach:
     reason: Literal["timeout", "cpu", "memory", "disk", "processes"]
     clause: str
 
+    @classmethod
+    def of(cls, reason: Literal["timeout", "cpu", "memory"], limits: ScriptLimits) -> Breach:
+        """The limit of that name, passed."""
+        clauses = {
+            "timeout": f"took longer than {limits.wall_s:g} s",
+            "cpu": f"used more than {limits.cpu_s:g} s of processor time",
+            "memory": f"used more than {megabytes(limits.memory_bytes)} of memory",
+        }
+        return cls(reason, clauses[reason])
+
 
 class Watch:
     """Looks at a running script; ``look`` says which limit it has passed, if any."""
@@ -52,7 +62,7 @@ class Watch:
             return None
         self._next_look = now + _INTERVAL_S
         if now - self._started > self._limits.wall_s:
-            return Breach("timeout", f"took longer than {self._limits.wall_s:g} s")
+            return Breach.of("timeout", self._limits)
         return self._processes() or self._disk(now)
 
     def _processes(self) -> Breach | None:
@@ -68,9 +78,9 @@ class Watch:
     def _passed(self, used: Usage) -> Breach | None:
         limits = self._limits
         if used.memory > limits.memory_bytes:
-            return Breach("memory", f"used more than {megabytes(limits.memory_bytes)} of memory")
+            return Breach.of("memory", limits)
         if used.cpu_s > limits.cpu_s:
-            return Breach("cpu", f"used more than {limits.cpu_s:g} s of processor time")
+            return Breach.of("cpu", limits)
         if used.threads > 2 * limits.processes:
             return Breach("processes", f"started more than {limits.processes} processes")
         if used.written > _REWRITES * limits.output_bytes:

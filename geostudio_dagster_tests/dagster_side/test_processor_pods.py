@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ from geostudio_dagster.settings import (
     Settings,
 )
 from geostudio_dagster_tests.emulators.pod_security import violations
+from geostudio_dagster_tests.processors.limiting import bounded
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 LIMITS = ScriptLimits(wall_s=90.5, memory_bytes=2 * 1024**3)
@@ -153,18 +156,51 @@ def test_pods_are_for_clusters_with_a_shared_volume(tmp_path: Path) -> None:
     [
         (PodEnd(0, "Completed", 'x\n{"status": "success", "n": 1}\n'), "ok", ""),
         (PodEnd(1, "Error", "looking\nno cloud band\n"), "failed", "no cloud band"),
-        (PodEnd(137, "OOMKilled", ""), "memory", "wanted more memory"),
+        (PodEnd(137, "OOMKilled", ""), "memory", "used more than 2,048 MiB of memory"),
+        (PodEnd(1, "Error", "at tile 7\nMemoryError\n"), "memory", "more than 2,048 MiB of memory"),
         (PodEnd(1, "DeadlineExceeded", "at tile 7"), "timeout", "at tile 7"),
+        (PodEnd(1, "DeadlineExceeded", ""), "timeout", "took longer than 90.5 s and was ended."),
         (PodEnd(0, "Completed", '{"status": "error", "message": "bad"}'), "reported", "bad"),
-        (PodEnd(152, "Error", ""), "cpu", "more processor time"),
+        (PodEnd(1, "Error", '{"status": "error", "message": "bad"}'), "reported", "bad"),
+        (PodEnd(152, "Error", ""), "cpu", "used more than 1800 s of processor time and was ended."),
+        (PodEnd(137, "Error", "at tile 7"), "cpu", "1800 s of processor time and was ended. It"),
+        (PodEnd(139, "Error", ""), "signal", "was ended by SIGSEGV."),
     ],
 )
 def test_a_pods_end_is_told_as_any_other_run(
     tmp_path: Path, end: PodEnd, reason: str, words: str
 ) -> None:
-    result = _result(end, tmp_path, 1.0)
+    result = _result(end, tmp_path, LIMITS, 3600.0, cpus="500m")
     assert (result.reason, result.isolation) == (reason, "pod")
     assert words in result.message
+
+
+def test_who_cannot_have_used_its_processor_time_was_killed_for_something_else(
+    tmp_path: Path,
+) -> None:
+    end = PodEnd(137, "Error", "")
+    result = _result(end, tmp_path, LIMITS, 3599.0, cpus="500m")
+    assert (result.reason, result.message) == ("signal", "The processor was ended by SIGKILL.")
+
+
+def test_a_pod_starts_where_the_node_allows_less(tmp_path: Path) -> None:
+    """Only few may raise a hard limit, and a pod may not."""
+    script = tmp_path / "a.py"
+    script.write_text(
+        "import json, resource\n"
+        "print(json.dumps([resource.getrlimit(getattr(resource, f'RLIMIT_{name}'))\n"
+        "                  for name in ('CPU', 'FSIZE', 'NOFILE', 'CORE')]))\n"
+    )
+    (container,) = pod_of(tmp_path / "data")["spec"]["containers"]
+    _, *options = container["command"][: container["command"].index("/job/script/a.py")]
+    done = subprocess.run(
+        [*bounded("--core=0", "--fsize=1000"), sys.executable, *options, str(script)],
+        env={entry["name"]: entry["value"] for entry in container["env"]},
+        capture_output=True,
+        check=False,
+    )
+    assert done.stderr == b""
+    assert json.loads(done.stdout) == [[1800, 1800], [1000, 1000], [256, 256], [0, 0]]
 
 
 def test_the_network_policy_denies_everything_to_these_pods() -> None:

@@ -142,6 +142,11 @@ FLOOD = """    for n in range(99):
     [
         ("    sys.exit('no cloud band')\n", {}, ("exit code 1", "no cloud band")),
         ("    print('late', flush=True)\n    time.sleep(600)\n", {"wall_s": 1}, ("1 s", "late")),
+        (
+            "    print('busy', flush=True)\n    while True:\n        pass\n",
+            {"cpu_s": 1},
+            ("used more than 1 s of processor time and was ended", "busy"),
+        ),
         (FLOOD, {"output_bytes": 9 << 20}, ("filled more than 9 MiB of disk",)),
         (
             "    open('/job/output/x.bin', 'wb').truncate(10 << 20)\n",

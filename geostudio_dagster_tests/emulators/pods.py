@@ -69,6 +69,7 @@ class LocalPod:
     def _root(self, container: dict[str, Any]) -> Iterator[str]:
         yield from ("--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts")
         yield from ("--die-with-parent", "--cap-drop", "ALL")
+        yield "--as-pid-1"  # as in a container, whose first process most signals do not end
         if os.geteuid() == 0:  # no user namespace: there, root would stay root to its files
             yield from ("--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID")
         yield from ("--proc", "/proc", "--dev", "/dev")

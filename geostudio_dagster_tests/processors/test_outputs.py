@@ -14,6 +14,7 @@ from rio_cogeo.cogeo import cog_validate
 from shapely.geometry import Point
 
 from geostudio_dagster.errors import TaskError
+from geostudio_dagster.processors.inspection import inspect
 from geostudio_dagster.processors.outputs import CollectedOutput, collect, safe_name
 from geostudio_dagster.processors.sandbox import Sandbox
 from geostudio_dagster.settings import ScriptLimits
@@ -36,6 +37,9 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def scene(tmp_path: Path) -> Path:
     return write_scene(tmp_path, "scene.tif", size=60, bands=("class",))
+
+
+WEB_MERCATOR = {"crs": "EPSG:3857", "transform": from_origin(900_000, 6_000_000, 10, 10)}
 
 
 def take(folder: Path, scene: Path, sandbox: Sandbox) -> dict[str, CollectedOutput]:
@@ -100,6 +104,51 @@ def test_a_raster_without_a_place_gets_the_inputs(
     with rasterio.open(taken.path) as file, rasterio.open(scene) as given:
         assert (file.crs, file.transform) == (given.crs, given.transform)
     assert taken.metadata["place"] == "input"
+
+
+def test_a_raster_in_web_mercator_stays_there(folder: Path, scene: Path, sandbox: Sandbox) -> None:
+    pixels = np.full((1, 10, 20), 7, np.uint8)
+    write(folder / "x.tif", pixels, place=False, **WEB_MERCATOR)
+    taken = take(folder, scene, sandbox)["x.tif"]
+    assert (taken.metadata["crs"], taken.metadata["place"]) == ("EPSG:3857", "own")
+    with rasterio.open(taken.path) as file:
+        assert (file.crs, file.transform) == ("EPSG:3857", WEB_MERCATOR["transform"])
+        np.testing.assert_array_equal(file.read(), pixels)
+
+
+# The second is of weather satellites: WKT 1 gives it as a PROJ string, which could name files.
+@pytest.mark.parametrize("crs", ["EPSG:3857", "+proj=geos +h=35786023 +sweep=x +ellps=GRS80"])
+def test_vectors_in_systems_that_name_no_files(
+    folder: Path, scene: Path, sandbox: Sandbox, crs: str
+) -> None:
+    points = gpd.GeoDataFrame({"n": [1]}, geometry=[Point(900_000, 6_000_000)], crs=crs)
+    points.to_file(folder / "p.gpkg", driver="GPKG")
+    points.to_file(folder / "p.fgb", driver="FlatGeobuf")
+    taken = take(folder, scene, sandbox)
+    assert {name: output.kind for name, output in taken.items()} == {
+        "p.fgb": "vector",
+        "p.gpkg": "vector",
+    }
+
+
+@pytest.mark.parametrize("driver", ["GPKG", "FlatGeobuf"])
+def test_a_file_of_many_features_is_read_once(folder: Path, driver: str) -> None:
+    path = folder / {"GPKG": "p.gpkg", "FlatGeobuf": "p.fgb"}[driver]
+    count = 12 * 10_000 + 1
+    points = gpd.points_from_xy(np.arange(count) / 1e4, np.zeros(count))
+    gpd.GeoDataFrame({"n": np.arange(count)}, geometry=points, crs=4326).to_file(
+        path, driver=driver, spatial_index=False
+    )
+    before = bytes_read()
+    entry = inspect(path, folder, folder, 0)
+    assert bytes_read() - before < 2 * path.stat().st_size
+    assert entry["metadata"]["features"] == count
+
+
+def bytes_read() -> int:
+    """What this process has read of any file so far."""
+    (line,) = (line for line in Path("/proc/self/io").read_text().splitlines() if "rchar" in line)
+    return int(line.split()[1])
 
 
 def test_vectors_and_tables(folder: Path, scene: Path, sandbox: Sandbox) -> None:

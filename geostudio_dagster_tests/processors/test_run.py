@@ -26,6 +26,7 @@ from geostudio_dagster.processors.script import check_script
 from geostudio_dagster.settings import ProcessorSettings, ScriptLimits
 from geostudio_dagster_tests.conftest import shared_or_skip, write_scene
 from geostudio_dagster_tests.processors.attacks.test_attacks import isolated_or_skip, processes_of
+from geostudio_dagster_tests.processors.limiting import bounded
 
 LIMITS = ScriptLimits(wall_s=200, cpu_s=100, memory_bytes=1024**3)
 TELL = """
@@ -188,6 +189,43 @@ def test_a_killed_worker_takes_its_script_along(scene: Path) -> None:
     worker.kill()
     worker.wait()
     until(lambda: not processes_of("lasting.py"))
+
+
+_BOUNDED = """
+import json, sys
+from pathlib import Path
+from geostudio_dagster.processors.run import ScriptJob, run_script
+from geostudio_dagster.processors.sandbox import choose_sandbox
+from geostudio_dagster.processors.script import check_script
+from geostudio_dagster.settings import ProcessorSettings, ScriptLimits
+
+settings = ProcessorSettings(isolation=sys.argv[2])
+folder = Path(sys.argv[1])
+script = folder / "script.py"
+report = check_script(script.name, script.read_bytes(), limits=settings)
+job = ScriptJob(script, folder / "scene_pred.tif", folder / "run", "flags")
+result = run_script(job, ScriptLimits(), choose_sandbox(settings))
+print(json.dumps([report.problems, result.reason, result.message, result.printed]))
+"""
+
+
+def test_scripts_run_where_cores_are_forbidden_and_files_are_small(
+    scene: Path, sandbox: Sandbox
+) -> None:
+    (scene.parent / "script.py").write_text(
+        "import json, resource\nif __name__ == '__main__':\n"
+        "    print(json.dumps({name: resource.getrlimit(getattr(resource, f'RLIMIT_{name}'))\n"
+        "                      for name in ('CORE', 'FSIZE', 'NOFILE')}))\n"
+    )
+    start = bounded("--core=0", f"--fsize={1 << 20}")
+    done = subprocess.run(
+        [*start, sys.executable, "-c", _BOUNDED, str(scene.parent), sandbox.name],
+        capture_output=True,
+        check=False,
+    )
+    assert done.stderr == b""
+    found = {"CORE": [0, 0], "FSIZE": [1 << 20, 1 << 20], "NOFILE": [256, 256]}
+    assert json.loads(done.stdout) == [[], "ok", "", found]
 
 
 def until(condition: Callable[[], object]) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from geostudio_dagster.errors import Unavailable
 from geostudio_dagster.processors.script import ValidationReport, check_script
 from geostudio_dagster.settings import ProcessorSettings
 from geostudio_dagster_tests.conftest import shared_or_skip
@@ -110,6 +113,18 @@ def test_size_is_bounded() -> None:
 
 def test_a_byte_order_mark_is_no_error() -> None:
     assert check(b"\xef\xbb\xbf" + GOOD.encode()).ok
+
+
+def test_a_machine_without_limits_is_no_fault_of_the_script(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "prlimit"
+    said = "prlimit: failed to set the CORE resource limit: Operation not permitted"
+    program.write_text(f"#!/bin/sh\ncat > /dev/null\necho '{said}' >&2\nexit 1\n")
+    program.chmod(0o755)
+    monkeypatch.setattr("shutil.which", lambda *_, **__: str(program))
+    with pytest.raises(Unavailable, match=f"cannot be checked on this machine .{said}.: let"):
+        check(GOOD)
 
 
 def test_missing_imports_are_told() -> None:

@@ -175,7 +175,8 @@ def assert_nothing_leaked(attack: Attack, after: Aftermath, folder: Path) -> Non
         assert output.path.is_file() and not output.path.is_symlink()
         assert SECRET.encode() not in output.path.read_bytes()
     assert processes_of(f"attack_{attack.name}.py") == []
-    assert not list(folder.glob("run/*/core*"))
+    for place in ("output", "work"):
+        assert not list((folder / "run" / place).glob("*core*"))
 
 
 def processes_of(name: str) -> list[str]:
