@@ -192,6 +192,7 @@ def _fold(runtime: Runtime, manifest: BundleManifest) -> int:
     """Make a torch module quicker without changing what it gives."""
     if not isinstance(runtime, TorchRuntime):
         return 0
+    torch.set_float32_matmul_precision("highest")  # see forward.ForwardPass; or nothing is close
     size, planes = manifest.patch.size, InputSpec.of(manifest).planes
     shape = runtime.batch_size or 1, planes, size, size
     pixels = torch.randn(shape, generator=torch.Generator().manual_seed(0))
