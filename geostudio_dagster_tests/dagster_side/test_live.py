@@ -33,7 +33,6 @@ from geostudio_dagster_tests.scripts import DROP, upload
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_S = 600  # with a busy machine
-STOPPED_WITHIN_S = 10  # what is in hand when a request is cancelled, as users are promised
 LEASE_S = 20  # of silence; torch alone can take that long to import when the machine is busy
 OVER = {"COMPLETED", "COMPLETED_WITH_ERRORS", "FAILED", "STOPPED"}
 
@@ -72,13 +71,6 @@ class Live:
     def until_over(self, request: str) -> str:
         until(lambda: self.status(request) in OVER, f"{request} is over")
         return self.status(request)
-
-    def seconds_to_stop(self, request: str) -> float:
-        """From the wish to cancel until the request was stopped, as the catalog has it."""
-        events = self.installation.catalog.events(request)
-        (asked,) = (event.at for event in events if event.kind == "cancel_requested")
-        (stopped,) = (event.at for event in events if event.detail.get("after") == "STOPPED")
-        return (stopped - asked).total_seconds()
 
     def shows(self, owner: str, name: str) -> bool:
         """Whether the webserver shows the processor's asset."""
@@ -278,7 +270,6 @@ def test_a_cancelled_run_stops_and_stays_stopped(live: Live) -> None:
     until(predicting, "the prediction is in hand")
     catalog.cancel(request)
     until(lambda: live.status(request) == "STOPPED", "the request is stopped")
-    assert live.seconds_to_stop(request) <= STOPPED_WITHIN_S
     assert all(task.status == "STOPPED" for task in catalog.tasks(request))
     assert live.installation.catalog.layers(request) == []
 
@@ -428,7 +419,6 @@ def test_a_cancelled_request_is_stopped_and_stays_so(live: Live) -> None:
         run_id = live.installation.catalog.shard(shard).run_id
         assert client.post(f"/v2/inference/{request}/cancel").status_code == 202
         until(lambda: live.status(request) == "STOPPED", "the request is stopped")
-        assert live.seconds_to_stop(request) <= STOPPED_WITHIN_S
 
         def is_over() -> bool:
             run = live.instance.get_run_by_id(str(run_id))
