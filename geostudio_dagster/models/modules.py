@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import weakref
 from dataclasses import dataclass, replace
@@ -77,7 +78,10 @@ class ProgramRuntime:
         )
         with self._lock:
             if self._made is None or self._made[0] != bfloat16:
-                self._made = None  # the old weights go before the new ones come
+                self._made = None
+                # The old weights go before the new ones come: a graph and its module hold each
+                # other, so without this they would stay for as long as Python likes.
+                gc.collect()
                 self._made = bfloat16, self._read(bfloat16)
             return self._made[1]
 
