@@ -96,7 +96,7 @@ class Way:
 
         config.freezing = True  # weights laid out once, normalisations folded
         model = self._eager()
-        compiled = torch.compile(_Tensors(model.runtime.module), dynamic=False)
+        compiled = torch.compile(_giving_tensors(model.runtime.module), dynamic=False)
         return _with(model, lambda pixels: compiled(_channels_last(pixels)))
 
 
@@ -116,7 +116,7 @@ def _with(model, forward):
     )
 
 
-def _Tensors(module):  # noqa: N802 - a class, made once torch is there
+def _giving_tensors(module):
     """The module with a tensor as output."""
     import torch
 
@@ -148,7 +148,7 @@ def onnx_bundle(place, name):
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir()
     torch.onnx.export(
-        _Tensors(loaded(load_bundle(place / name)).runtime.module),
+        _giving_tensors(loaded(load_bundle(place / name)).runtime.module),
         (torch.zeros(2, 6, SIZE, SIZE),),
         scratch / "model.onnx",
         dynamo=True,

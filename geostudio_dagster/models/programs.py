@@ -97,8 +97,7 @@ class ProgramFile:
         try:
             with self.path.open("rb") as file:
                 found = _content(file)
-            assert found["key"] == self.key, "it is of another model"  # noqa: S101
-            program = Program(_graph(found), int(found["folded"]), str(found["refusal"]))
+            program = self._own(found)
         except OSError as error:
             log.warning("%s can't be read now: %s", self.path, error)
             return None
@@ -161,6 +160,12 @@ class ProgramFile:
             log.warning("no program can be kept in %s: %s", mark.parent, error)
             return False
         return True
+
+    def _own(self, found: dict[str, Any]) -> Program:
+        """What a file holds, which must say itself whose it is: its name is a short digest only."""
+        if found["key"] != self.key:
+            raise ValueError("it is of another model")
+        return Program(_graph(found), int(found["folded"]), str(found["refusal"]))
 
     @property
     def _mark(self) -> Path:
