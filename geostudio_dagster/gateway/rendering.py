@@ -91,8 +91,7 @@ def paint(
     valid = np.asarray(~invalid.any(axis=0), np.bool_)
     data = np.ma.getdata(pixels)
     if style["kind"] == "classes":
-        table = _class_table(style)
-        colours = table[np.clip(data[0], 0, len(table) - 1).astype(np.intp)]
+        colours = _class_colours(style, data[0])
         alpha = np.where(valid, colours[..., 3], 0)
         return np.moveaxis(colours[..., :3], -1, 0), alpha.astype(np.uint8)
     if style["kind"] == "ramp":
@@ -141,13 +140,23 @@ def _labelled(style: LayerStyle, value: float) -> dict[str, Any]:
     return {}
 
 
-def _class_table(style: LayerStyle) -> NDArray[np.uint8]:
-    """Colour and opacity (n, 4) by class value; values that are no class are transparent."""
-    largest = max((item["value"] for item in style["classes"]), default=0)
-    table = np.zeros((max(256, largest + 2), 4), np.uint8)
-    for item in style["classes"]:
-        table[item["value"]] = (*_rgb(item["colour"]), round(255 * item["opacity"]))
-    return table
+def _class_colours(style: LayerStyle, values: NDArray[Any]) -> NDArray[np.uint8]:
+    """Colour and opacity (H, W, 4) of class values (H, W); what is no class is transparent.
+
+    Looked up among the classes' own values: a client's may be negative, or large.
+    """
+    entries = sorted(style["classes"], key=lambda item: item["value"])
+    known = np.array([item["value"] for item in entries], np.float64)
+    table = np.array(
+        [(*_rgb(item["colour"]), round(255 * item["opacity"])) for item in entries]
+        + [(0, 0, 0, 0)],
+        np.uint8,
+    )
+    wanted = values.astype(np.float64)
+    # The last class of a value is the one that counts, so the place is that before the next value.
+    places = np.searchsorted(known, wanted, side="right") - 1
+    found = (places >= 0) & (known[places] == wanted)
+    return table[np.where(found, places, len(known))]
 
 
 def _ramp_colours(style: LayerStyle, values: NDArray[np.float64]) -> NDArray[np.uint8]:

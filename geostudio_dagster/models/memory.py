@@ -1,8 +1,8 @@
-"""Memory that runs out, which says nothing of the model that asked for it."""
+"""Memory that runs out, which says nothing of the model or the scene that asked for it."""
 
 from __future__ import annotations
 
-import torch
+import sys
 
 # What torch raises for these is a plain RuntimeError.
 _SENTENCES = ("DefaultCPUAllocator", "ALLOC_FAILED")
@@ -10,6 +10,9 @@ _SENTENCES = ("DefaultCPUAllocator", "ALLOC_FAILED")
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether the machine's or a GPU's memory did not do: another time it may."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+    if isinstance(error, MemoryError):
+        return True
+    torch = sys.modules.get("torch")  # where nobody imported it, the error is none of its own
+    if torch is not None and isinstance(error, torch.OutOfMemoryError):
         return True
     return any(sentence in str(error) for sentence in _SENTENCES)

@@ -18,6 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from geostudio_dagster.catalog import ArtifactRecord, StepStatus, TaskRecord
 from geostudio_dagster.errors import Cancelled, LeaseLost, TaskError
 from geostudio_dagster.installation import Installation
+from geostudio_dagster.models.memory import is_out_of_memory
 from geostudio_dagster.pipeline import steplog
 from geostudio_dagster.storage import task_key
 
@@ -221,6 +222,12 @@ class _StageRun:
         if isinstance(error, OSError):
             return TaskError("storage", f"Reading or writing failed: {error}.", retryable=True)
         log.error("task %s, step %s broke", task.id, self.process_id, exc_info=error)
+        if is_out_of_memory(error):
+            return TaskError(
+                "out_of_memory",
+                f"{self.process_id} ran out of memory on this task: {type(error).__name__}.",
+                retryable=True,
+            )
         return TaskError(
             "internal",
             f"{self.process_id} broke on this task: {type(error).__name__}: {error}.",

@@ -7,6 +7,8 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 _MOST = 256
+# What pixels can hold.
+LEAST_CLASS, MOST_CLASS = -(2**31), 2**32 - 1
 Colour = Annotated[str, Field(pattern="^#[0-9A-Fa-f]{6}$")]
 Label = Annotated[str, Field(max_length=200)]
 
@@ -18,7 +20,7 @@ class _Strict(BaseModel):
 class ClassEntry(_Strict):
     """One value and how it is drawn."""
 
-    value: int
+    value: int = Field(ge=LEAST_CLASS, le=MOST_CLASS)
     name: Label
     colour: Colour
     opacity: float = Field(default=1.0, ge=0, le=1)

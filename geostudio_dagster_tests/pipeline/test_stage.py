@@ -67,6 +67,18 @@ def test_a_run_that_lost_its_task_cannot_touch_the_file_of_the_one_that_has_it(
     assert list(_files(installation.settings.data_folder / "scratch")) == []
 
 
+def test_a_task_that_ran_out_of_memory_is_tried_again(
+    installation: Installation, shard: str
+) -> None:
+    def large(_: TaskRecord, __: WorkContext) -> StepOutput:
+        raise MemoryError("Unable to allocate 9.00 EiB")
+
+    report = run_stage(installation, shard, "first", CONNECTOR, large)
+    assert report.count("retry") == 1
+    report = run_stage(installation, shard, "second", CONNECTOR, write(b"whole"))
+    assert report.count("finished") == 1
+
+
 def test_a_fault_of_the_catalog_is_not_the_tasks(
     installation: Installation, shard: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,7 +10,13 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from geostudio_dagster.gateway.v2.inference_schemas import GeoServerPush
-from geostudio_dagster.planning.output_styles import LineMark, PointMark, PolygonMark
+from geostudio_dagster.planning.output_styles import (
+    LEAST_CLASS,
+    MOST_CLASS,
+    LineMark,
+    PointMark,
+    PolygonMark,
+)
 
 _COLOUR = re.compile(r"#[0-9A-Fa-f]{6}")
 _CHANNELS = ("RedChannel", "GreenChannel", "BlueChannel")
@@ -42,7 +48,7 @@ def _style(given: str | Mapping[str, Any]) -> dict[str, Any] | None:
     if not isinstance(given, Mapping):
         return None
     classes, stops = list(_entries(given, "segmentation")), list(_entries(given, "regression"))
-    if classes and all(float(item["value"]).is_integer() for item in classes):
+    if classes and all(_is_class(item["value"]) for item in classes):
         whole = [{**item, "value": int(item["value"]), "name": item["label"]} for item in classes]
         for item in whole:
             del item["label"]
@@ -51,6 +57,10 @@ def _style(given: str | Mapping[str, Any]) -> dict[str, Any] | None:
     if len(ramp) > 1:
         return {"kind": "ramp", "stops": [{**_without(item, "opacity")} for item in ramp]}
     return _rgb(given.get("rgb")) or _vector(given)
+
+
+def _is_class(value: float) -> bool:
+    return value.is_integer() and LEAST_CLASS <= value <= MOST_CLASS
 
 
 def _entries(style: Mapping[str, Any], kind: str) -> Iterator[dict[str, Any]]:
