@@ -153,10 +153,9 @@ def _class_colours(style: LayerStyle, values: NDArray[Any]) -> NDArray[np.uint8]
         np.uint8,
     )
     wanted = values.astype(np.float64)
-    # The last class of a value is the one that counts, so the place is that before the next value.
-    places = np.searchsorted(known, wanted, side="right") - 1
-    found = (places >= 0) & (known[places] == wanted)
-    return table[np.where(found, places, len(known))]
+    # The first of several classes of one value: whose label a point has.
+    places = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
+    return table[np.where(known[places] == wanted, places, len(known))]
 
 
 def _ramp_colours(style: LayerStyle, values: NDArray[np.float64]) -> NDArray[np.uint8]:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from uuid import uuid4
 
 from geostudio_dagster.models.bundle import Bundle
+from geostudio_dagster.models.memory import is_out_of_memory
 
 if TYPE_CHECKING:
     from geostudio_dagster.models.graph import Graph
@@ -91,9 +92,6 @@ class ProgramFile:
         """
         if not self.exists:
             return None
-        # Only now: who asks whether there is a program needs no torch.
-        from geostudio_dagster.models.memory import is_out_of_memory
-
         try:
             with self.path.open("rb") as file:
                 found = _content(file)

@@ -225,7 +225,8 @@ class _StageRun:
         if is_out_of_memory(error):
             return TaskError(
                 "out_of_memory",
-                f"{self.process_id} ran out of memory on this task: {type(error).__name__}.",
+                f"{self.process_id} ran out of memory on this task ({type(error).__name__}); give "
+                "its run more, or let fewer run at a time.",
                 retryable=True,
             )
         return TaskError(

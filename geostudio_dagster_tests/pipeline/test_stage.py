@@ -75,6 +75,8 @@ def test_a_task_that_ran_out_of_memory_is_tried_again(
 
     report = run_stage(installation, shard, "first", CONNECTOR, large)
     assert report.count("retry") == 1
+    (outcome,) = report.outcomes
+    assert outcome.error is not None and "ran out of memory on this task" in outcome.error
     report = run_stage(installation, shard, "second", CONNECTOR, write(b"whole"))
     assert report.count("finished") == 1
 
