@@ -6,10 +6,8 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
@@ -28,11 +26,11 @@ from geostudio_dagster.settings import Settings, ShardSettings
 from geostudio_dagster.signing import map_link
 from geostudio_dagster.storage import sha256_of
 from geostudio_dagster_tests.conftest import write_scene
+from geostudio_dagster_tests.dagster_side.patience import PATIENCE_S, get, until
 from geostudio_dagster_tests.ports import port_for_a_process
 from geostudio_dagster_tests.scripts import DROP, upload
 
 ROOT = Path(__file__).resolve().parents[2]
-PATIENCE_S = 600  # with a busy machine
 LEASE_S = 20  # of silence; torch alone can take that long to import when the machine is busy
 OVER = {"COMPLETED", "COMPLETED_WITH_ERRORS", "FAILED", "STOPPED"}
 
@@ -123,14 +121,6 @@ class Live:
             if found:
                 return int(found.group(1))
         raise AssertionError(f"run {run_id} never named its process")
-
-
-def until(condition: Callable[[], bool], what: str, seconds: float = PATIENCE_S) -> None:
-    """Wait for a condition on other processes; fails with what it waited for."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"{seconds} s passed before {what}"
-        time.sleep(0.1)
 
 
 @pytest.fixture(scope="module")
@@ -297,82 +287,6 @@ def test_an_uploaded_processor_shows_within_seconds_and_runs_alone(live: Live) -
 
     until(made, f"run {run} is over")
     assert catalog.artifact(f"{request}-task_0", role).metadata["processor"] == drop.label
-
-
-def test_dev_says_what_is_where_and_ctrl_c_stops_everything(tmp_path: Path) -> None:
-    ports = {
-        "--webserver-port": str(port_for_a_process()),
-        "--gateway-port": str(port_for_a_process()),
-    }
-    command = [sys.executable, "-m", "geostudio_dagster", "dev"]
-    dev = subprocess.Popen(
-        [*command, *(part for option in ports.items() for part in option)],
-        cwd=ROOT,
-        env={**os.environ, "GEOSTUDIO_DATA_FOLDER": str(tmp_path / "data"), "COLUMNS": "200"},
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    assert dev.stdout is not None
-    said = ""
-    while not said.endswith("Ctrl-C stops all of them.\n"):
-        line = dev.stdout.readline()
-        assert line, f"it ended by itself: {said}"
-        said += line
-    for port in ports.values():
-        assert f"http://127.0.0.1:{port}" in said
-        assert get(f"http://127.0.0.1:{port}/").status_code < 500
-    second = subprocess.run(
-        command,
-        cwd=ROOT,
-        env={**os.environ, "GEOSTUDIO_DATA_FOLDER": str(tmp_path / "data"), "COLUMNS": "200"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert second.returncode == 1
-    assert "Another daemon works on" in second.stderr
-
-    dev.send_signal(signal.SIGINT)
-    assert dev.wait(PATIENCE_S) == 0
-    for port in ports.values():
-        with pytest.raises(httpx.ConnectError):
-            get(f"http://127.0.0.1:{port}/")
-    mine = str(tmp_path / "data").encode()
-    assert [pid for pid in processes() if mine in environment(pid)] == []
-
-
-def test_sigterm_stops_everything_while_it_still_starts(tmp_path: Path) -> None:
-    data = tmp_path / "data"
-    ports = ("--webserver-port", str(port_for_a_process()), "--gateway-port")
-    dev = subprocess.Popen(
-        [sys.executable, "-m", "geostudio_dagster", "dev", *ports, str(port_for_a_process())],
-        cwd=ROOT,
-        env={**os.environ, "GEOSTUDIO_DATA_FOLDER": str(data)},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    said = data / "logs" / "webserver.log"  # the first to start, and long before it answers
-    until(lambda: said.exists() and said.stat().st_size > 0, "the webserver says its first word")
-    dev.terminate()
-    assert dev.wait(PATIENCE_S) != 0
-    assert [pid for pid in processes() if str(data).encode() in environment(pid)] == []
-
-
-def processes() -> list[str]:
-    return [entry.name for entry in Path("/proc").iterdir() if entry.name.isdigit()]
-
-
-def environment(pid: str) -> bytes:
-    try:
-        return Path("/proc", pid, "environ").read_bytes()
-    except OSError:
-        return b""
-
-
-def get(url: str) -> httpx.Response:
-    return httpx.get(url, timeout=PATIENCE_S)
 
 
 def rest(live: Live) -> httpx.Client:

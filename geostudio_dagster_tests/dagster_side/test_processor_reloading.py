@@ -12,7 +12,7 @@ import pytest
 from geostudio_dagster.errors import Unavailable
 from geostudio_dagster.installation import Installation
 from geostudio_dagster.processor_reloading import reload_if_changed, reload_soon
-from geostudio_dagster_tests.dagster_side.test_live import until
+from geostudio_dagster_tests.dagster_side.patience import until
 from geostudio_dagster_tests.scripts import COUNT, DROP, upload
 
 

@@ -22,8 +22,7 @@ from geostudio_dagster.errors import TaskError
 from geostudio_dagster.models.bundle import Bundle, load_bundle
 from geostudio_dagster.models.cache import MODELS
 from geostudio_dagster.models.contract import InputSpec
-from geostudio_dagster.models.conversion import UnconvertibleError, graph_of, keep_program
-from geostudio_dagster.models.graph import Graph, UnwritableError, built
+from geostudio_dagster.models.conversion import graph_of, keep_program
 from geostudio_dagster.models.modules import ProgramRuntime, TorchRuntime
 from geostudio_dagster.models.programs import Program, ProgramFile, remove_unused_programs
 from geostudio_dagster.models.runtime import load_runtime
@@ -351,52 +350,6 @@ def test_what_cannot_become_a_program_is_built_each_time(
     assert len(list(programs.iterdir())) == 1
     expected = predicted(bundle, source, tmp_path / "a.tif")
     assert predicted(bundle, source, tmp_path / "b.tif", programs=programs) == expected
-
-
-class Counting(nn.Module):
-    """Changes a buffer of its own."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("count", torch.zeros(()))
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.count += 1
-        return x + self.count
-
-
-class Chance(nn.Module):
-    """Gives something else each time."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + torch.rand_like(x)
-
-
-class Whole(nn.Module):
-    """Takes batches of 2 only."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.reshape(2, 3, -1).reshape(x.shape)
-
-
-@pytest.mark.parametrize("network", [Counting(), Chance(), Whole()])
-def test_networks_that_no_program_can_stand_for_are_told(network: nn.Module) -> None:
-    spec = InputSpec(1, 8, (("", 3),))
-    with pytest.raises(UnconvertibleError):
-        graph_of(network, network, spec, "cpu")
-
-
-@pytest.mark.parametrize(
-    "calls",
-    [
-        '[{"input": 0}, {"call": "os.system", "args": ["true"], "kwargs": {}}, {"output": 1}]',
-        '[{"input": 0}, {"call": "posix.system.x", "args": [], "kwargs": {}}, {"output": 1}]',
-        '[{"input": 0}, {"output": {"dtype": "load"}}]',
-    ],
-)
-def test_a_graph_names_operators_only(calls: str) -> None:
-    with pytest.raises(UnwritableError):
-        built(Graph(calls, {}), "cpu")
 
 
 def test_a_folder_that_cannot_be_written_is_told(
