@@ -1,7 +1,8 @@
-"""The gateway's application: ``uvicorn --factory geostudio_dagster.gateway.app:create_app``."""
+"""The gateway's application: ``uvicorn --factory geostudio_dagster.gateway.app:serve``."""
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -26,7 +27,7 @@ from geostudio_dagster.gateway.hosts import TrustedHosts
 from geostudio_dagster.gateway.limits import Limits
 from geostudio_dagster.gateway.place import GatewayPlace
 from geostudio_dagster.gateway.problems import handle_problems, responses
-from geostudio_dagster.gateway.v2 import router as v2
+from geostudio_dagster.gateway.v2.router import include_routes
 from geostudio_dagster.settings import Settings, read_settings
 
 log = logging.getLogger(__name__)
@@ -61,8 +62,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.metrics, app.state.readiness = metrics.Metrics(), health.Readiness()
     _add_middlewares(app, settings)
     handle_problems(app)
+    include_routes(app)
     for router in (
-        v2.router,
         elsewhere.router,
         health.router,
         metrics.router,
@@ -73,6 +74,18 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         app.include_router(router, responses=responses(401, 404, 503))
     app.mount("/static", StaticFiles(directory=maps.STATIC), name="static")
     app.openapi = lambda: documentation.describe(app)  # type: ignore[method-assign]
+    return app
+
+
+def serve() -> FastAPI:
+    """:func:`create_app` for a process that does nothing else.
+
+    What was imported and built stays: without this the collector looks through all of it, again
+    and again, while calls wait.
+    """
+    app = create_app()
+    gc.collect()
+    gc.freeze()
     return app
 
 
