@@ -49,7 +49,7 @@ _REQUEST_ID = re.compile(r"^[A-Za-z0-9][A-Za-z0-9-]{0,63}$")
 _ROWS = 5_000  # of one insert statement
 _MODEL = select(Model.id).where(Model.id == bindparam("model"))
 _WRITTEN = columns(Request, RequestRecord)
-_INSERT = insert(Request.__table__).returning(*_WRITTEN)
+_INSERT = insert(cast("Table", Request.__table__)).returning(*_WRITTEN)
 # SQLAlchemy compiles this one anew each time.
 _INSERT_IF_NEW = {
     dialect: insert_into(Request).on_conflict_do_nothing().returning(*_WRITTEN)
