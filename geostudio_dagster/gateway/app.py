@@ -12,6 +12,7 @@ from fastapi import FastAPI
 from fastapi.staticfiles import StaticFiles
 
 from geostudio_dagster import __version__
+from geostudio_dagster.audit_log import AuditLog
 from geostudio_dagster.gateway import (
     documentation,
     elsewhere,
@@ -22,6 +23,7 @@ from geostudio_dagster.gateway import (
     metrics,
 )
 from geostudio_dagster.gateway.addresses import Addresses
+from geostudio_dagster.gateway.audit import Audit
 from geostudio_dagster.gateway.headers import SecurityHeaders
 from geostudio_dagster.gateway.hosts import TrustedHosts
 from geostudio_dagster.gateway.limits import Limits
@@ -47,6 +49,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             yield
         finally:
             place.close()
+            app.state.audit.close()
 
     app = FastAPI(
         title="geostudio_dagster gateway",
@@ -60,6 +63,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         strict_content_type=False,  # limits looks at it
     )
     app.state.metrics, app.state.readiness = metrics.Metrics(), health.Readiness()
+    app.state.audit = AuditLog(settings.audit)
     _add_middlewares(app, settings)
     handle_problems(app)
     include_routes(app)
@@ -91,6 +95,8 @@ def serve() -> FastAPI:
 
 def _add_middlewares(app: FastAPI, settings: Settings) -> None:
     """From the inside out: the last one sees a request first."""
+    if settings.gateway.audit_days:
+        app.add_middleware(Audit, audit_log=app.state.audit)
     app.add_middleware(metrics.NoteRoute)
     app.add_middleware(Limits, settings=settings.gateway)
     app.add_middleware(Addresses)
