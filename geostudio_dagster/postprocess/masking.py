@@ -20,7 +20,7 @@ from rasterio.windows import transform as window_transform
 
 from geostudio_dagster.errors import TaskError
 from geostudio_dagster.planning.masks import MASKED_CLASSES, NODATA, Encoding, Masking, MaskKind
-from geostudio_dagster.raster.cog import BLOCK, ScratchRaster, write_cog
+from geostudio_dagster.raster.cog import BLOCK, ScratchRaster, remove_scratch, write_cog
 from geostudio_dagster.raster.patches import Box
 from geostudio_dagster.raster.scene import DRIVER, ONLY_THE_FILE
 
@@ -65,13 +65,12 @@ def write_masked(
         ):
             place = Box(*(window or (0, 0, image.width, image.height)))
             _check_grid(raster, image, place)
-            floating = np.dtype(raster.dtypes[0]).kind == "f"
             _mask(raster, image, masking, rough, place)
-        write_cog(rough, target, "average" if floating else "mode")
+        write_cog(rough, target)
     except RasterioError as error:
         raise TaskError("mask_band", f"The scene's mask cannot be read: {error}.") from error
     finally:
-        rough.unlink(missing_ok=True)
+        remove_scratch(rough)
 
 
 def _mask(raster: Any, image: Any, masking: Masking, rough: Path, place: Box) -> None:
@@ -86,6 +85,7 @@ def _mask(raster: Any, image: Any, masking: Masking, rough: Path, place: Box) ->
         nodata=nodata,
         crs=raster.crs,
         transform=raster.transform,
+        overviews="average" if floating else "mode",
     ) as out:
         for box in _boxes(raster):
             here = Window(box.col, box.row, box.width, box.height)

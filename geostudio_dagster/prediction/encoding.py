@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from geostudio_dagster.models.bundle import BundleManifest
-from geostudio_dagster.raster.cog import Colours, Overviews
+from geostudio_dagster.raster.cog import Colours
+from geostudio_dagster.raster.overviews import Overviews
 
 BYTE_NODATA = 255
 VALUE_NODATA = -9999.0

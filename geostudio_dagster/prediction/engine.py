@@ -27,7 +27,7 @@ from geostudio_dagster.prediction.panels import Panel, panels
 from geostudio_dagster.prediction.readahead import read_ahead
 from geostudio_dagster.prediction.report import PredictionReport, StageClock, peak_rss
 from geostudio_dagster.prediction.timeline import write_timeline
-from geostudio_dagster.raster.cog import write_cog
+from geostudio_dagster.raster.cog import remove_scratch, write_cog
 from geostudio_dagster.raster.patches import Box, PatchGrid
 from geostudio_dagster.raster.scene import Scene, Source
 from geostudio_dagster.raster.strips import load_rows
@@ -99,9 +99,9 @@ def predict(
             scene.check_unchanged()
             _stop_if(cancelled)
             with clock.measure("cog"):
-                write_cog(path, target, output.overviews, threads=min(usable_cores(), 4))
+                write_cog(path, target, threads=min(usable_cores(), 4))
         finally:
-            path.unlink(missing_ok=True)
+            remove_scratch(path)
         report = run.report(output)
     if options.profile is not None:
         write_timeline(options.profile, clock.spans or [], report)

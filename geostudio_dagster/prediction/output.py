@@ -14,7 +14,7 @@ from rasterio.windows import transform as window_transform
 from geostudio_dagster.models.bundle import BundleManifest
 from geostudio_dagster.prediction.encoding import Classes, encoding_of
 from geostudio_dagster.prediction.report import StageClock
-from geostudio_dagster.raster.cog import Overviews, ScratchRaster
+from geostudio_dagster.raster.cog import ScratchRaster
 from geostudio_dagster.raster.patches import Box
 from geostudio_dagster.raster.scene import Scene
 
@@ -56,12 +56,8 @@ class PredictionFile:
             nodata=self._encoding.nodata,
             crs=scene.crs,
             transform=self.transform,
+            overviews=self._encoding.overviews,
         )
-
-    @property
-    def overviews(self) -> Overviews:
-        """How overviews are made."""
-        return self._encoding.overviews
 
     def write(self, box: Box, blended: Tensor, valid: NDArray[np.bool_]) -> None:
         """Write rows: float32 (channels, height, width) and their validity, at a scene's box."""

@@ -12,7 +12,7 @@ from rasterio.windows import Window
 from rasterio.windows import transform as window_transform
 
 from geostudio_dagster.errors import TaskError
-from geostudio_dagster.raster.cog import BLOCK, Overviews, ScratchRaster, write_cog
+from geostudio_dagster.raster.cog import BLOCK, ScratchRaster, remove_scratch, write_cog
 from geostudio_dagster.raster.patches import Box
 
 # Tags of one part, which would be untrue of the whole.
@@ -44,10 +44,10 @@ def merge_parts(
         raise TaskError("parts_differ", f"There are no parts to make {target.name} of.")
     path = scratch / f"{target.stem}.merge.tif"
     try:
-        overviews = _join(parts, path, size, dict(tags or {}))
-        write_cog(path, target, overviews)
+        _join(parts, path, size, dict(tags or {}))
+        write_cog(path, target)
     finally:
-        path.unlink(missing_ok=True)
+        remove_scratch(path)
 
 
 def _join(
@@ -55,7 +55,7 @@ def _join(
     path: Path,
     size: tuple[int, int],
     tags: dict[str, str],
-) -> Overviews:
+) -> None:
     with rasterio.open(parts[0][0]) as first:
         window = Box(*parts[0][1])
         grid = _Grid(
@@ -69,10 +69,12 @@ def _join(
             nodata=first.nodata,
             crs=first.crs,
             transform=grid.transform,
+            # Whole numbers that stand for others are no classes.
+            overviews="average" if grid.floating or first.scales[0] != 1 else "mode",
         )
         colours = first.colormap(1) if first.dtypes[0] == "uint8" and first.count == 1 else None
         descriptions = [text or "" for text in first.descriptions]
-        unit = first.units[0] or ""
+        unit, scale = first.units[0] or "", first.scales[0]
     shared: dict[str, str] | None = None
     with whole:
         for part, place in parts:
@@ -89,8 +91,8 @@ def _join(
             descriptions=descriptions,
             colours=colours,
             unit=unit,
+            scale=scale,
         )
-    return "average" if grid.floating else "mode"
 
 
 class _Grid:

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import rasterio
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
 from rio_cogeo.cogeo import cog_validate
 
-from geostudio_dagster.raster.cog import ScratchRaster, write_cog
+from geostudio_dagster.raster.cog import ScratchRaster, remove_scratch, write_cog
+from geostudio_dagster.raster.overviews import Overviews, halved
 from geostudio_dagster.raster.patches import Box
 from geostudio_dagster_tests.prediction.builders import GRID, read
+
+# Two levels of overviews, of even sizes all over; 1010 and 505 are no whole tiles.
+WIDE, HIGH = 2020, 1012
+CLASSES = np.random.default_rng(5).choice([0, 1, 2, 255], (1, HIGH, WIDE), p=[0.4, 0.3, 0.1, 0.2])
+CLASSES = CLASSES.astype(np.uint8)
+CLASSES[:, 200:900, 700:1500] = 255  # more than a tile
 
 
 @pytest.fixture
@@ -53,3 +66,144 @@ def test_equal_bytes_whatever_the_threads(scratch: Path, tmp_path: Path) -> None
         write_cog(scratch, tmp_path / f"{threads}.tif", "mode", threads=threads)
     assert (tmp_path / "1.tif").read_bytes() == (tmp_path / "3.tif").read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1.tif", "3.tif", "scratch.tif"]
+
+
+def like(
+    path: Path, pixels: NDArray[Any], how: Overviews | None, nodata: float | None
+) -> ScratchRaster:
+    """An empty scratch raster that pixels (bands, height, width) can be written into."""
+    bands, height, width = pixels.shape
+    raster = ScratchRaster(
+        path,
+        size=(width, height),
+        bands=bands,
+        dtype=str(pixels.dtype),
+        nodata=nodata,
+        crs="EPSG:32633",
+        transform=GRID,
+        overviews=how,
+    )
+    colours = {1: (1, 2, 3, 255), 2: (9, 8, 7, 255)} if pixels.shape[0] == 1 else None
+    raster.describe(tags={"ORIGIN": "test"}, descriptions=["a"] * bands, colours=colours)
+    return raster
+
+
+def cog(
+    folder: Path,
+    pixels: NDArray[Any],
+    how: Overviews,
+    nodata: float | None,
+    *,
+    boxes: Sequence[Box] = (),
+    own: bool = True,
+) -> Path:
+    """A COG of pixels written box by box, with overviews of our own, or of GDAL's."""
+    scratch, target = folder / "s.tif", folder / f"{'own' if own else 'gdal'}.tif"
+    with like(scratch, pixels, how if own else None, nodata) as raster:
+        for box in boxes or [Box(0, 0, pixels.shape[2], pixels.shape[1])]:
+            raster.write(box, pixels[:, box.row : box.bottom, box.col : box.right])
+    write_cog(scratch, target, None if own else how)
+    remove_scratch(scratch)
+    assert cog_validate(target, strict=True, quiet=True) == (True, [], [])
+    return target
+
+
+def levels(path: Path) -> list[NDArray[Any]]:
+    """The pixels of all overviews, finest first."""
+    with rasterio.open(path) as file:
+        count = len(file.overviews(1))
+    found = []
+    for level in range(count):
+        with rasterio.open(path, overview_level=level) as file:
+            found.append(file.read())
+    return found
+
+
+def cuts(whole: int) -> st.SearchStrategy[list[int]]:
+    places = st.sets(st.integers(1, whole - 1), max_size=4)
+    return places.map(lambda inner: [0, *sorted(inner), whole])
+
+
+@given(cuts(WIDE), cuts(HIGH), st.randoms(use_true_random=False))
+@settings(max_examples=15, deadline=None)
+def test_a_class_map_written_in_any_pieces_has_the_bytes_of_gdals(
+    tmp_path_factory: pytest.TempPathFactory, cols: list[int], rows: list[int], chance: Any
+) -> None:
+    folder = tmp_path_factory.mktemp("cog")
+    boxes = [
+        Box(left, top, right - left, bottom - top)
+        for left, right in pairwise(cols)
+        for top, bottom in pairwise(rows)
+    ]
+    chance.shuffle(boxes)
+    ours = cog(folder, CLASSES, "mode", 255, boxes=boxes)
+    gdals = cog(folder, CLASSES, "mode", 255, own=False)
+    assert ours.read_bytes() == gdals.read_bytes()
+    assert sorted(path.name for path in folder.iterdir()) == ["gdal.tif", "own.tif"]
+
+
+@pytest.mark.parametrize("nodata", [-9999.0, np.nan], ids=str)
+def test_overviews_of_values_are_gdals_averages(tmp_path: Path, nodata: float) -> None:
+    values = np.random.default_rng(6).normal(0, 100, (2, HIGH, WIDE)).astype(np.float32)
+    values[np.broadcast_to(CLASSES == 255, values.shape)] = nodata
+    ours = cog(tmp_path, values, "average", nodata)
+    gdals = cog(tmp_path, values, "average", nodata, own=False)
+    np.testing.assert_array_equal(read(ours), values)
+    assert len(levels(ours)) == 2
+    for found, expected in zip(levels(ours), levels(gdals), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-4, equal_nan=True)
+
+
+def test_overviews_of_several_bands_of_bytes_are_gdals(tmp_path: Path) -> None:
+    bands = np.random.default_rng(7).integers(0, 201, (3, HIGH, WIDE)).astype(np.uint8)
+    bands[np.broadcast_to(CLASSES == 255, bands.shape)] = 255
+    strips = [Box(0, row, WIDE, min(32, HIGH - row)) for row in range(0, HIGH, 32)]
+    ours = cog(tmp_path, bands, "average", 255, boxes=strips)
+    gdals = cog(tmp_path, bands, "average", 255, own=False)
+    assert ours.read_bytes() == gdals.read_bytes()
+
+
+def test_an_odd_raster_has_overviews_whose_pixels_lie_above_their_squares(tmp_path: Path) -> None:
+    odd = CLASSES[:, :1011, :1033]
+    half = halved(odd, "mode", 255)
+    found = levels(cog(tmp_path, odd, "mode", 255))
+    assert [item.shape for item in found] == [(1, 506, 517), (1, 253, 259)]
+    np.testing.assert_array_equal(found[0], half)
+    np.testing.assert_array_equal(found[1], halved(half, "mode", 255))
+
+
+def test_what_is_written_twice_counts_as_it_was_written_last(tmp_path: Path) -> None:
+    whole, part = Box(0, 0, WIDE, HIGH), Box(100, 300, 800, 501)
+    other = np.zeros_like(CLASSES)
+    with like(tmp_path / "s.tif", CLASSES, "mode", 255) as raster:
+        raster.write(whole, other)
+        raster.write(part, other[:, : part.height, : part.width])
+        raster.write(whole, CLASSES)
+    write_cog(tmp_path / "s.tif", tmp_path / "twice.tif")
+    once = cog(tmp_path, CLASSES, "mode", 255)
+    assert (tmp_path / "twice.tif").read_bytes() == once.read_bytes()
+
+
+def test_what_was_left_of_a_larger_raster_is_not_taken_for_an_overview(tmp_path: Path) -> None:
+    small = CLASSES[:, :600, :600]
+    expected = cog(tmp_path, small, "mode", 255).read_bytes()
+    with like(tmp_path / "s.tif", CLASSES, "mode", 255):
+        pass
+    assert len(list(tmp_path.glob("s.tif*"))) == 3
+    assert cog(tmp_path, small, "mode", 255).read_bytes() == expected
+
+
+def test_equal_bytes_where_gdal_is_told_to_look_at_no_other_file(tmp_path: Path) -> None:
+    expected = cog(tmp_path, CLASSES[:, :601], "mode", 255).read_bytes()
+    with rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR"):
+        assert cog(tmp_path, CLASSES[:, :601], "mode", 255).read_bytes() == expected
+
+
+def test_a_raster_that_was_not_finished_leaves_nothing_open(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), like(tmp_path / "s.tif", CLASSES, "mode", 255) as raster:
+        raster.write(Box(0, 0, WIDE, 600), CLASSES[:, :600])
+        raise KeyboardInterrupt
+    remove_scratch(tmp_path / "s.tif")
+    assert list(tmp_path.iterdir()) == []
+    links = [link.readlink() for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
+    assert not [link for link in links if link.is_relative_to(tmp_path)]

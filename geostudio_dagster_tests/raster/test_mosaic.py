@@ -11,6 +11,7 @@ from rio_cogeo.cogeo import cog_validate
 
 from geostudio_dagster.errors import TaskError
 from geostudio_dagster.raster.mosaic import merge_parts
+from geostudio_dagster.raster.overviews import Overviews, halved
 from geostudio_dagster_tests.prediction.builders import read, write_raster
 
 WHOLE = np.random.default_rng(0).integers(0, 4, (1, 700, 1100)).astype(np.uint8)
@@ -54,6 +55,23 @@ def test_parts_become_the_scene_again(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*merge*"))
 
 
+def overview(path: Path) -> Any:
+    with rasterio.open(path, overview_level=0) as file:
+        return file.read()
+
+
+@pytest.mark.parametrize(("scale", "how"), [(1.0, "mode"), (0.005, "average")])
+def test_overviews_are_of_the_whole(tmp_path: Path, scale: float, how: Overviews) -> None:
+    parts = [part(tmp_path, core) for core in CORES]
+    for path, _ in parts:
+        with rasterio.open(path, "r+") as file:
+            file.scales = [scale]
+    merge_parts(parts, tmp_path / "whole.tif", size=(1100, 700), scratch=tmp_path)
+    np.testing.assert_array_equal(overview(tmp_path / "whole.tif"), halved(WHOLE, how, 255))
+    with rasterio.open(tmp_path / "whole.tif") as file:
+        assert file.scales == (scale,)
+
+
 def test_missing_parts_are_nodata(tmp_path: Path) -> None:
     parts = [part(tmp_path, core) for core in (CORES[3], CORES[0])]
     merge_parts(parts, tmp_path / "whole.tif", size=(1100, 700), scratch=tmp_path)
@@ -61,6 +79,7 @@ def test_missing_parts_are_nodata(tmp_path: Path) -> None:
     expected[:, :300, :600] = WHOLE[:, :300, :600]
     expected[:, 300:, 600:] = WHOLE[:, 300:, 600:]
     np.testing.assert_array_equal(read(tmp_path / "whole.tif"), expected)
+    np.testing.assert_array_equal(overview(tmp_path / "whole.tif"), halved(expected, "mode", 255))
 
 
 @pytest.mark.parametrize(
