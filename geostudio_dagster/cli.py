@@ -184,6 +184,9 @@ def predict(
             "without TerraTorch from then on. By default where that folder is."
         ),
     ] = None,
+    quicklook: Annotated[
+        str | None, typer.Option(help="A small PNG of the output, a path or s3://bucket/key.png.")
+    ] = None,
     profile: Annotated[
         Path | None, typer.Option(help="Draw the stages' timeline into this .svg or .html file.")
     ] = None,
@@ -218,7 +221,7 @@ def predict(
             profile=profile,
             onnx_engine=engine_of(onnx_engine),
         )
-        job = Job(model, (*inputs, *(more or ())), output, options, probabilities)
+        job = Job(model, (*inputs, *(more or ())), output, options, probabilities, quicklook)
         facts = run(job, err)
     except CommandFailed as failure:
         err.print(f"[bold red]Error[/]: {escape(str(failure))}", highlight=False, soft_wrap=True)

@@ -247,12 +247,14 @@ def _prediction_checks(report: StageReport) -> Iterator[dg.AssetCheckResult]:
     kinds={"python", "geotiff"},
     code_version="1",
     check_specs=[_all_tasks_ok("postprocessed")],
-    description="What people look at beside the prediction: the input in colour, and statistics.",
+    description=(
+        "What people look at beside the prediction: the input in colour, a picture, statistics."
+    ),
 )
 def postprocessed(
     context: dg.AssetExecutionContext, installation: InstallationResource
 ) -> dg.MaterializeResult:
-    """Make the quicklook of the input and the statistics of the prediction."""
+    """Make the input in colour, and the prediction's picture and statistics."""
     place = installation.get()
     early = _run_chain(context, place, Position.BEFORE_POSTPROCESS)
     model, report = _run(

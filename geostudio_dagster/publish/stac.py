@@ -36,6 +36,7 @@ _ASSETS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "prediction": ("prediction", "Prediction", ("data",)),
     "masked": ("masked", "Prediction, with clouds, snow and ice masked", ("data",)),
     "rgb": ("rgb", "Input in colour", ("visual",)),
+    "quicklook": ("thumbnail", "Quicklook of the prediction", ("thumbnail", "overview")),
     "stats": ("stats", "Statistics", ("metadata",)),
     "archive": ("archive", "All files of the task", ("archive",)),
     "scene": ("input", "Input scene", ("source",)),
