@@ -20,6 +20,7 @@ from geostudio_dagster.raster.bands import choose_bands
 
 Image = NDArray[np.uint8]
 QUICKLOOK_SIDE = 1024  # pixels, at most, of the longer side of a picture that is kept
+_MOST_VALUES = 1 << 16  # of a uint16 band
 _RGB = 3
 _STRETCH = (2, 98)  # percentiles that become black and white
 
@@ -68,7 +69,7 @@ def _class_colours(
             return None
         known = {item.value: item.colour for item in manifest.classes}
         table = {value: _rgba(colour) for value, colour in {**known, **more_colours}.items()}
-    colours = np.zeros((np.iinfo(file.dtypes[0]).max + 1, 4), dtype=np.uint8)
+    colours = np.zeros((_MOST_VALUES, 4), dtype=np.uint8)
     for value, rgba in table.items():
         colours[value] = rgba
     return colours

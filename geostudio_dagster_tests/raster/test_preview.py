@@ -97,6 +97,9 @@ def test_classes_without_a_colour_table_show_in_the_models_colours(tmp_path: Pat
     values = np.array([[[0, 1, 999, 65535]]], np.uint16)
     path = write_raster(tmp_path / "m.tif", values, nodata=65535, block=16)
     of_classes = manifest(task="segmentation", classes=CLASSES)
+    bytes_ = write_raster(tmp_path / "b.tif", np.array([[[1, 0]]], np.uint8), block=16)
+    image = picture(bytes_, manifest=of_classes, more_colours={999: "#cccccc"})
+    assert image[0].tolist() == [[64, 80, 96, 255], [16, 32, 48, 255]]
     image = picture(path, manifest=of_classes, more_colours={999: "#cccccc"})
     assert image[0].tolist() == [
         [16, 32, 48, 255],  # opaque: what is transparent has no data
