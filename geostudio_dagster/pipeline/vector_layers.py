@@ -11,7 +11,10 @@ from dataclasses import dataclass
 from geostudio_dagster.catalog import ArtifactRecord
 from geostudio_dagster.installation import Installation
 from geostudio_dagster.pipeline.mosaics import Granule
-from geostudio_dagster.publish.vectors import MEDIA_TYPE, TaskFile, join_features, package_role
+from geostudio_dagster.processors.features import TaskFile
+from geostudio_dagster.processors.joining import join_isolated
+from geostudio_dagster.processors.sandbox import choose_sandbox
+from geostudio_dagster.publish.vectors import MEDIA_TYPE, package_role
 from geostudio_dagster.storage import request_key
 
 log = logging.getLogger(__name__)
@@ -67,8 +70,17 @@ def _join(
         TaskFile(granule.task.id, installation.path_of(granule.artifact)) for granule in granules
     ]
     try:
-        target = installation.storage.scratch(scratch_name, run_id) / f"{request_id}_{layer}.gpkg"
-        bounds = join_features(files, target, f"{request_id}-{layer}")
+        folder = installation.storage.scratch(scratch_name, run_id)
+        target = folder / f"{request_id}_{layer}.gpkg"
+        settings = installation.settings
+        bounds = join_isolated(
+            files,
+            target,
+            f"{request_id}-{layer}",
+            folder=folder / "join",
+            limits=settings.processors.limits,
+            sandbox=choose_sandbox(settings.processors, hidden=(settings.data_folder,)),
+        )
         if not any(bounds):
             return None
         stored = installation.storage.commit(target, request_key(request_id, target.name))

@@ -1,4 +1,9 @@
-"""Features of many vector files as one GeoPackage in EPSG:4326, and as GeoJSON again."""
+"""Joins the features of many vector files in one GeoPackage, EPSG:4326; runs isolated.
+
+The files are users', and whatever GDAL, PROJ or GEOS make of them is made of them here. Run as a
+program with a listing (see :func:`main`), the folder of the files and the folder to fill; writes
+``joined.gpkg``, where there is a feature, and ``report.json`` with the bounds of each file's.
+"""
 
 from __future__ import annotations
 
@@ -7,29 +12,30 @@ import logging
 import math
 import re
 import sqlite3
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from geostudio_dagster.raster.footprint import Bounds
-
 if TYPE_CHECKING:
     import geopandas as gpd
 
 log = logging.getLogger(__name__)
 
-MEDIA_TYPE = "application/geopackage+sqlite3"
+Bounds = tuple[float, float, float, float]
+
+JOINED, REPORT = "joined.gpkg", "report.json"
 _READABLE = frozenset({".geojson", ".json", ".gpkg", ".fgb"})
 _MOST_FEATURES = 1_000_000  # of one file
 _PACKAGE_IDS = (b"GPKG", b"GP10", b"GP11")
 _PACKAGE_ID_AT = 68
 _FLATGEOBUF = b"fgb\x03fgb"
 _INDEX = re.compile(r'CREATE VIRTUAL TABLE "?[\w-]+"? USING rtree\(')
-_GEOMETRY, _ROW, _TASK = "geom", "fid", "task_id"
+GEOMETRY = "geom"
+_ROW, _TASK = "fid", "task_id"
 _SHAPE = "geometry"  # what geopandas calls it while features are in memory
-_BATCH = 1000
 _DECIMALS = 7  # of a degree: about a centimetre
 # A GeoPackage says when it was written; equal features are to be equal bytes.
 _ANY_DATE = "2000-01-01T00:00:00.000Z"
@@ -41,11 +47,6 @@ class TaskFile:
 
     task_id: str
     path: Path
-
-
-def package_role(layer: str) -> str:
-    """The name under which a request keeps the joined features of a layer."""
-    return f"vectors-{layer}"
 
 
 def join_features(
@@ -73,7 +74,7 @@ def join_features(
         try:
             _write(_storable(pd.concat(filled, ignore_index=True)), target, layer_name)
         except Exception as error:  # what users' columns may do to SQLite has no end
-            log.warning("%s cannot be written: %s", layer_name, error)
+            log.warning("the layer cannot be written: %s", error)
             target.unlink(missing_ok=True)
             return (None,) * len(files)
     return tuple(_bounds(frame) for frame in frames)
@@ -90,46 +91,8 @@ def _write(features: gpd.GeoDataFrame, target: Path, layer_name: str) -> None:
             driver="GPKG",
             layer=layer_name,
             geometry_type="Unknown",
-            layer_options={"FID": _ROW, "GEOMETRY_NAME": _GEOMETRY},
+            layer_options={"FID": _ROW, "GEOMETRY_NAME": GEOMETRY},
         )
-
-
-def feature_count(path: Path) -> int:
-    """Features of a package of ``join_features``."""
-    import pyogrio
-
-    return int(pyogrio.read_info(path)["features"])
-
-
-def geojson_of(path: Path, limit: int) -> Iterator[bytes]:
-    """A package's features as one GeoJSON FeatureCollection, in pieces.
-
-    ``numberMatched`` and ``numberReturned`` count them; where there are more than ``limit``,
-    ``cut`` says so in a sentence.
-    """
-    import pyogrio
-
-    total = feature_count(path)
-    head: dict[str, Any] = {
-        "type": "FeatureCollection",
-        "numberMatched": total,
-        "numberReturned": min(total, limit),
-    }
-    if total > limit:
-        head["cut"] = f"These are the first {limit} of {total} features."
-    yield json.dumps(head)[:-1].encode() + b', "features": ['
-    begin = b""
-    left = limit
-    with pyogrio.open_arrow(path, batch_size=_BATCH, use_pyarrow=True) as (_, reader):
-        for batch in reader:
-            rows = batch.slice(0, left).to_pylist()
-            left -= len(rows)
-            for row in rows:
-                yield begin + _feature(row)
-                begin = b",\n"
-            if left <= 0:
-                break
-    yield b"]}"
 
 
 def _features(file: TaskFile) -> gpd.GeoDataFrame:
@@ -179,7 +142,7 @@ def _source(path: Path) -> str | Path:
     if suffix in (".geojson", ".json"):
         return f"GeoJSON:{path}"
     if suffix == ".gpkg":
-        _check_package(path)
+        check_package(path)
         return path
     with path.open("rb") as stream:
         if stream.read(len(_FLATGEOBUF)) != _FLATGEOBUF:
@@ -187,7 +150,7 @@ def _source(path: Path) -> str | Path:
     return path
 
 
-def _check_package(path: Path) -> None:
+def check_package(path: Path) -> None:
     """See that tables are all that the file has: a view or virtual table can be a program.
 
     Raises:
@@ -210,7 +173,7 @@ def _check_package(path: Path) -> None:
 def _storable(frame: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
     """Columns as a GeoPackage takes them: names that differ by more than case, one type each."""
     names: dict[str, str] = {}
-    taken = {_GEOMETRY, _ROW}
+    taken = {GEOMETRY, _ROW}
     for column in [_TASK, *(name for name in frame.columns if name not in (_TASK, _SHAPE))]:
         name, number = str(column), 2
         while name.casefold() in taken:
@@ -249,15 +212,13 @@ def _dated() -> Iterator[None]:
         pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": None})
 
 
-def _feature(row: dict[str, Any]) -> bytes:
-    import shapely
+def main(listing: str, files: str, made: str) -> None:
+    """Join the files of a JSON listing: the layer's name, and pairs of task and file name."""
+    layer_name, pairs = json.loads(Path(listing).read_text("utf-8"))
+    given = [TaskFile(task, Path(files) / name) for task, name in pairs]
+    bounds = join_features(given, Path(made) / JOINED, layer_name)
+    (Path(made) / REPORT).write_text(json.dumps(bounds))
 
-    geometry = shapely.to_geojson(shapely.from_wkb(row.pop(_GEOMETRY)))
-    properties = {name: _number(value) for name, value in row.items()}
-    text = json.dumps(properties, default=str, ensure_ascii=False)
-    return f'{{"type": "Feature", "properties": {text}, "geometry": {geometry}}}'.encode()
 
-
-def _number(value: Any) -> Any:
-    """JSON knows neither NaN nor infinity."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+if __name__ == "__main__":
+    main(*sys.argv[1:])
