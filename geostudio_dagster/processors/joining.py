@@ -22,7 +22,7 @@ from geostudio_dagster.processors.outputs import report_of, take
 from geostudio_dagster.processors.python import INTERPRETER_WITH_PATH
 from geostudio_dagster.processors.run import supervised, surroundings
 from geostudio_dagster.processors.sandbox import Room, Sandbox
-from geostudio_dagster.processors.verdict import judged
+from geostudio_dagster.processors.verdict import Ending, judged
 from geostudio_dagster.settings import ScriptLimits
 
 log = logging.getLogger(__name__)
@@ -57,11 +57,7 @@ def join_isolated(
         Unavailable: the sandbox could not be set up.
     """
     room = _room(files, layer_name, folder)
-    shown = sandbox.shown(room)
-    package, given = shown.extra
-    command = [*INTERPRETER_WITH_PATH, shown.script, shown.input, given, shown.output]
-    variables = {**surroundings(shown.work, 2), "PYTHONPATH": str(Path(package).parent)}
-    ending = supervised(room, command, variables, limits, sandbox)
+    ending = _run(room, limits, sandbox)
     for line in ending.errors.text().splitlines():
         log.warning("%s: %s", layer_name, line)
     reason, message = judged(ending, {}, limits)
@@ -74,6 +70,14 @@ def join_isolated(
     said = message.removeprefix("The processor ")
     log.warning("the features of %s cannot be joined: the join %s", layer_name, said)
     return (None,) * len(files)
+
+
+def _run(room: Room, limits: ScriptLimits, sandbox: Sandbox) -> Ending:
+    shown = sandbox.shown(room)
+    package, given = shown.extra
+    command = [*INTERPRETER_WITH_PATH, shown.script, shown.input, given, shown.output]
+    variables = {**surroundings(shown.work, 2), "PYTHONPATH": str(Path(package).parent)}
+    return supervised(room, command, variables, limits, sandbox)
 
 
 def _room(files: Sequence[TaskFile], layer_name: str, folder: Path) -> Room:
