@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.markup import escape
@@ -18,6 +19,9 @@ from geostudio_dagster.processor_verbs import app as processors_app
 from geostudio_dagster.request_tables import list_requests, list_tasks, show_status
 from geostudio_dagster.settings import Settings
 from geostudio_dagster.terminal import AsJson, err, opened_installation, out, print_json
+
+if TYPE_CHECKING:
+    from geostudio_dagster.prediction.command import Job
 
 app = typer.Typer(
     help="Geospatial model predictions as Dagster assets.",
@@ -126,6 +130,7 @@ def models_list(as_json: AsJson = False) -> None:
         out.print(table)
 
 
+BundleFolder = Annotated[Path, typer.Option(help="Folder with bundle.yaml and the weights.")]
 Scenes = Annotated[
     list[str],
     typer.Option(
@@ -147,65 +152,61 @@ Arithmetic = Annotated[
     Literal["exact", "auto"],
     typer.Option(help="exact is float32, auto is bfloat16 where the processor has it."),
 ]
+Output = Annotated[
+    str, typer.Option(help="The COG to make, a path or s3://bucket/key; replaced if there.")
+]
+More = Annotated[list[str] | None, typer.Argument(metavar="[SCENE]...", help="Further inputs.")]
+Probabilities = Annotated[
+    bool, typer.Option("--probabilities", help="A band per class, 0 to 200 for 0 to 100 %.")
+]
+Calibrate = Annotated[
+    bool | None,
+    typer.Option(
+        help="Measure the best batch size and threads for long work, and keep them in the "
+        "data folder. By default where that folder is."
+    ),
+]
+Convert = Annotated[
+    bool | None,
+    typer.Option(
+        help="Keep a network of TerraTorch in the data folder as a program, which loads "
+        "without TerraTorch from then on. By default where that folder is."
+    ),
+]
+Quicklook = Annotated[
+    str | None, typer.Option(help="A small PNG of the output, a path or s3://bucket/key.png.")
+]
+Profile = Annotated[
+    Path | None, typer.Option(help="Draw the stages' timeline into this .svg or .html file.")
+]
+ReportAsJson = Annotated[bool, typer.Option("--json", help="Print the report as JSON.")]
 
 
 @app.command()
 def predict(
     *,
-    model: Annotated[Path, typer.Option(help="Folder with bundle.yaml and the weights.")],
+    model: BundleFolder,
     inputs: Scenes,
-    output: Annotated[
-        str, typer.Option(help="The COG to make, a path or s3://bucket/key; replaced if there.")
-    ],
-    more: Annotated[
-        list[str] | None, typer.Argument(metavar="[SCENE]...", help="Further inputs.")
-    ] = None,
+    output: Output,
+    more: More = None,
     precision: Arithmetic = "exact",
     batch_size: BatchSize = None,
     patch: Side = None,
     overlap: Shared = None,
     trim: Cut = None,
     device: Device = None,
-    probabilities: Annotated[
-        bool, typer.Option("--probabilities", help="A band per class, 0 to 200 for 0 to 100 %.")
-    ] = False,
-    calibrate: Annotated[
-        bool | None,
-        typer.Option(
-            help="Measure the best batch size and threads for long work, and keep them in the "
-            "data folder. By default where that folder is."
-        ),
-    ] = None,
+    probabilities: Probabilities = False,
+    calibrate: Calibrate = None,
     onnx_engine: Engine = None,
-    convert: Annotated[
-        bool | None,
-        typer.Option(
-            help="Keep a network of TerraTorch in the data folder as a program, which loads "
-            "without TerraTorch from then on. By default where that folder is."
-        ),
-    ] = None,
-    profile: Annotated[
-        Path | None, typer.Option(help="Draw the stages' timeline into this .svg or .html file.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+    convert: Convert = None,
+    quicklook: Quicklook = None,
+    profile: Profile = None,
+    as_json: ReportAsJson = False,
 ) -> None:
     """Predict a scene into a COG with the engine alone, without Dagster."""
-    from geostudio_dagster.prediction import PredictOptions
-    from geostudio_dagster.prediction.command import (
-        CommandFailed,
-        Job,
-        calibrations,
-        keep_for_next_time,
-        programs,
-        run,
-        summary,
-    )
-    from geostudio_dagster.prediction.command import onnx_engine as engine_of
+    from geostudio_dagster.prediction import PredictOptions, command
 
-    if more and len(inputs) > 1:
-        # --input a b --input c d would lose its order.
-        raise typer.BadParameter("repeat --input for each scene, or list all after one --input")
-    try:
+    with _failures_told():
         options = PredictOptions(
             device,
             precision,
@@ -213,16 +214,37 @@ def predict(
             patch=patch,
             overlap=overlap,
             trim=trim,
-            calibrations=calibrations(calibrate),
-            programs=programs(convert),
+            calibrations=command.calibrations(calibrate),
+            programs=command.programs(convert),
             profile=profile,
-            onnx_engine=engine_of(onnx_engine),
+            onnx_engine=command.onnx_engine(onnx_engine),
         )
-        job = Job(model, (*inputs, *(more or ())), output, options, probabilities)
-        facts = run(job, err)
+        scenes = _in_order(inputs, more or ())
+        _run(command.Job(model, scenes, output, options, probabilities, quicklook), as_json)
+
+
+def _in_order(inputs: Sequence[str], more: Sequence[str]) -> tuple[str, ...]:
+    if more and len(inputs) > 1:
+        # --input a b --input c d would lose its order.
+        raise typer.BadParameter("repeat --input for each scene, or list all after one --input")
+    return (*inputs, *more)
+
+
+@contextmanager
+def _failures_told() -> Iterator[None]:
+    from geostudio_dagster.prediction.command import CommandFailed
+
+    try:
+        yield
     except CommandFailed as failure:
         err.print(f"[bold red]Error[/]: {escape(str(failure))}", highlight=False, soft_wrap=True)
         raise typer.Exit(failure.code) from failure
+
+
+def _run(job: Job, as_json: bool) -> None:
+    from geostudio_dagster.prediction.command import keep_for_next_time, run, summary
+
+    facts = run(job, err)
     if as_json:
         print_json(facts)
     else:

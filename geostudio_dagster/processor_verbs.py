@@ -27,26 +27,29 @@ Owner = Annotated[
     str, typer.Option(help="E-mail address of whom it belongs to; left out, everybody sees it.")
 ]
 
+Name = Annotated[str, typer.Option(help="The script's own name without .py if left out.")]
+Called = Annotated[
+    Literal["positional", "flags"] | None,
+    typer.Option(help="How it is called; found out from the script if left out."),
+]
+Where = Annotated[
+    Literal["after_postprocess", "before_postprocess"],
+    typer.Option(help="Where in the pipeline it runs."),
+]
+Lower = Annotated[str, typer.Option(help='Lower limits as JSON, such as {"wall_s": 60}.')]
+
 
 @app.command()
 def upload(
     script: Script,
     *,
-    name: Annotated[str, typer.Option(help="The script's own name without .py if left out.")] = "",
+    name: Name = "",
     description: Annotated[str, typer.Option()] = "",
     parameters: Annotated[str, typer.Option(help="Defaults, one JSON object.")] = "{}",
     schema: Annotated[Path | None, typer.Option(help="JSON Schema of the parameters.")] = None,
-    contract: Annotated[
-        Literal["positional", "flags"] | None,
-        typer.Option(help="How it is called; found out from the script if left out."),
-    ] = None,
-    position: Annotated[
-        Literal["after_postprocess", "before_postprocess"],
-        typer.Option(help="Where in the pipeline it runs."),
-    ] = "after_postprocess",
-    limits: Annotated[
-        str, typer.Option(help='Lower limits as JSON, such as {"wall_s": 60}.')
-    ] = "{}",
+    contract: Called = None,
+    position: Where = "after_postprocess",
+    limits: Lower = "{}",
     gpu: Annotated[bool, typer.Option(help="Its pod asks for a GPU.")] = False,
     owner: Owner = "",
     as_json: AsJson = False,
@@ -68,20 +71,18 @@ def upload(
             }
         )
         content = _bytes(script, installation.settings.processors.max_script_bytes)
-        record = upload_processor(
-            installation,
-            metadata,
-            script.name,
-            content,
-            owner=owner or _OWNER,
-            sharable=not owner,
-        )
-        if as_json:
-            print_json(_document(record))
-            return
-        for warning in record.report.get("warnings", ()):
-            err.print(f"[yellow]Note[/]: {escape(warning)}", highlight=False, soft_wrap=True)
-        typer.echo(f"{record.id} {record.label} {record.contract} {record.sha256[:12]}")
+        whose: dict[str, Any] = {"owner": owner or _OWNER, "sharable": not owner}
+        record = upload_processor(installation, metadata, script.name, content, **whose)
+    _tell(record, as_json)
+
+
+def _tell(record: ProcessorRecord, as_json: bool) -> None:
+    if as_json:
+        print_json(_document(record))
+        return
+    for warning in record.report.get("warnings", ()):
+        err.print(f"[yellow]Note[/]: {escape(warning)}", highlight=False, soft_wrap=True)
+    typer.echo(f"{record.id} {record.label} {record.contract} {record.sha256[:12]}")
 
 
 @app.command("list")

@@ -3,6 +3,7 @@
 # No `from __future__ import annotations`: Dagster reads these signatures as they are.
 
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import dagster as dg
@@ -36,6 +37,7 @@ from geostudio_dagster.pipeline import (
     processing,
     scenes,
 )
+from geostudio_dagster.pipeline.cancelling import ended_if_cancelled
 from geostudio_dagster.pipeline.launches import ATTEMPT_TAG
 from geostudio_dagster.pipeline.stage import StageReport, Work, run_stage, sign_of_life
 from geostudio_dagster.settings import Settings
@@ -102,6 +104,15 @@ def _stage_result(
     )
 
 
+def _stoppable(
+    context: dg.AssetExecutionContext, installation: Installation
+) -> AbstractContextManager[None]:
+    """Within, a cancellation ends this process if need be, where it is the run's own."""
+    if context.instance.is_ephemeral:
+        return nullcontext()  # the run is only in the memory of a process that goes on
+    return ended_if_cancelled(installation, context.partition_key.split("/")[0])
+
+
 def _run(
     context: dg.AssetExecutionContext,
     installation: Installation,
@@ -112,9 +123,9 @@ def _run(
     reopens: bool = True,
 ) -> tuple[ModelRecord, StageReport]:
     model = _open_shard(context, installation, process_id if reopens else None)
-    report = run_stage(
-        installation, context.partition_key, context.run.run_id, process_id, work, workers=workers
-    )
+    shard, run_id = context.partition_key, context.run.run_id
+    with _stoppable(context, installation):
+        report = run_stage(installation, shard, run_id, process_id, work, workers=workers)
     context.log.info(
         "%d of %d tasks finished %s in %.1f s",
         report.count("finished"),
@@ -134,13 +145,11 @@ def _run_chain(
     if not chain:
         return None
     _open_shard(context, installation, processing.STEP_OF[position])
-    report = processing.run_chain(
-        installation,
-        context.partition_key,
-        context.run.run_id,
-        position,
-        pod_runner(context, installation.settings),
-    )
+    runner = pod_runner(context, installation.settings)
+    shard, run_id = context.partition_key, context.run.run_id
+    # Whoever waits for a pod hears of a cancellation by itself, and deletes the pod first.
+    with nullcontext() if runner else _stoppable(context, installation):
+        report = processing.run_chain(installation, shard, run_id, position, runner)
     context.log.info(
         "%d of %d tasks went through %s in %.1f s",
         report.count("finished"),
@@ -247,12 +256,14 @@ def _prediction_checks(report: StageReport) -> Iterator[dg.AssetCheckResult]:
     kinds={"python", "geotiff"},
     code_version="1",
     check_specs=[_all_tasks_ok("postprocessed")],
-    description="What people look at beside the prediction: the input in colour, and statistics.",
+    description=(
+        "What people look at beside the prediction: the input in colour, a picture, statistics."
+    ),
 )
 def postprocessed(
     context: dg.AssetExecutionContext, installation: InstallationResource
 ) -> dg.MaterializeResult:
-    """Make the quicklook of the input and the statistics of the prediction."""
+    """Make the input in colour, and the prediction's picture and statistics."""
     place = installation.get()
     early = _run_chain(context, place, Position.BEFORE_POSTPROCESS)
     model, report = _run(

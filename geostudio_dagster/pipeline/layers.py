@@ -11,7 +11,7 @@ from typing import Any
 
 from geostudio_dagster.catalog import ArtifactRecord, LayerRecord, TaskRecord
 from geostudio_dagster.catalog.states import PUSH
-from geostudio_dagster.errors import GeostudioError, NotFound
+from geostudio_dagster.errors import GeostudioError, NotFound, Unavailable
 from geostudio_dagster.installation import Installation
 from geostudio_dagster.models.bundle import BundleManifest
 from geostudio_dagster.pipeline import steplog
@@ -79,7 +79,7 @@ def publish_request(installation: Installation, request_id: str, run_id: str) ->
 def _publish_all(installation: Installation, request_id: str, run_id: str) -> list[LayerRecord]:
     try:
         return list(_publish_layers(installation, request_id, run_id))
-    except (GeoServerError, OSError) as error:
+    except (GeoServerError, OSError, Unavailable) as error:
         shards = installation.settings.shards
         final = isinstance(error, GeoServerError) and not error.retryable
         log.warning("publishing failed%s: %s", "" if final else ", to be tried again", error)

@@ -1,4 +1,4 @@
-"""Stage ``postprocessed``: the input in colour, masks, and statistics of what is shown."""
+"""Stage ``postprocessed``: the input in colour, masks, a picture and figures of the result."""
 
 from __future__ import annotations
 
@@ -6,24 +6,32 @@ import json
 from pathlib import Path
 from typing import Any
 
+import rasterio
+
 from geostudio_dagster.catalog import TaskRecord
 from geostudio_dagster.installation import Installation
+from geostudio_dagster.models.bundle import BundleManifest, as_map
 from geostudio_dagster.pipeline.predicting import COG
 from geostudio_dagster.pipeline.processing import processed_prediction
 from geostudio_dagster.pipeline.scenes import scene_of
 from geostudio_dagster.pipeline.stage import ProducedFile, StageReport, StepOutput, WorkContext
-from geostudio_dagster.planning.masks import Masking
+from geostudio_dagster.planning.masks import MASKED_CLASSES, Masking
 from geostudio_dagster.postprocess.masking import write_masked
 from geostudio_dagster.postprocess.quicklook import write_quicklook
 from geostudio_dagster.postprocess.statistics import statistics
-from geostudio_dagster.raster.preview import preview_png
+from geostudio_dagster.raster.preview import QUICKLOOK_SIDE, preview_png
+from geostudio_dagster.raster.scene import ONLY_THE_FILE
 
 
 def postprocess_task(task: TaskRecord, context: WorkContext) -> StepOutput:
-    """Make ``<task>_rgb.tif``, ``<task>_stats.json`` and, if wished, ``<task>_pred_masked.tif``."""
+    """Make what people look at beside the prediction.
+
+    That is ``<task>_rgb.tif``, ``<task>_stats.json``, ``<task>_quicklook.png`` and, if wished,
+    ``<task>_pred_masked.tif``.
+    """
     place = context.installation
     request = place.catalog.request(task.request_id)
-    bundle = place.bundle(place.catalog.model(request.model_id))
+    bundle = as_map(place.bundle(place.catalog.model(request.model_id)))
     prediction = place.catalog.artifact(task.id, "prediction")
     rgb = context.scratch / f"{task.id}_rgb.tif"
     write_quicklook(
@@ -38,13 +46,23 @@ def postprocess_task(task: TaskRecord, context: WorkContext) -> StepOutput:
     figures = statistics(masked or shown, bundle.manifest)
     stats = context.scratch / f"{task.id}_stats.json"
     stats.write_text(json.dumps(figures, indent=2, sort_keys=True) + "\n", "utf-8")
+    picture = context.scratch / f"{task.id}_quicklook.png"
+    picture.write_bytes(_picture(masked or shown, bundle.manifest))
     files = [
         ProducedFile("rgb", rgb, rgb.name, COG, {"bounds": prediction.metadata["bounds"]}),
+        ProducedFile("quicklook", picture, picture.name, "image/png"),
         ProducedFile("stats", stats, stats.name, "application/json", figures),
     ]
     if masked is not None:
         files.append(ProducedFile("masked", masked, masked.name, COG, prediction.metadata))
     return StepOutput(files=files)
+
+
+def _picture(result: Path, manifest: BundleManifest) -> bytes:
+    """A PNG of what the map shows: the result in its colours."""
+    masked = {item.value: item.colour for item in MASKED_CLASSES.values()}
+    with rasterio.Env(**ONLY_THE_FILE):
+        return preview_png(result, QUICKLOOK_SIDE, manifest, masked)
 
 
 def _masked(

@@ -101,7 +101,18 @@ def upload_processor(
         check_parameters_schema(metadata.parameters_schema, metadata.processor_parameters)
     settings.limits.lowered(metadata.limits)
     key = f"{_FOLDER}/{report.sha256}.py"
-    draft = ProcessorDraft(
+    draft = _draft(metadata, file_name, report, key, sharable)
+    installation.storage.commit_bytes(content, key)
+    record = installation.catalog.register_processor(draft, owner=owner)
+    if not installation.storage.exists(key):  # swept away between the two
+        installation.storage.commit_bytes(content, key)
+    return record
+
+
+def _draft(
+    metadata: ProcessorMetadata, file_name: str, report: ValidationReport, key: str, sharable: bool
+) -> ProcessorDraft:
+    return ProcessorDraft(
         name=metadata.name,
         file_name=file_name,
         sha256=report.sha256,
@@ -117,11 +128,6 @@ def upload_processor(
         report=report.model_dump(mode="json"),
         sharable=sharable,
     )
-    installation.storage.commit_bytes(content, key)
-    record = installation.catalog.register_processor(draft, owner=owner)
-    if not installation.storage.exists(key):  # swept away between the two
-        installation.storage.commit_bytes(content, key)
-    return record
 
 
 def delete_unneeded_scripts(installation: Installation) -> int:

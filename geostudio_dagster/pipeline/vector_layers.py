@@ -7,11 +7,16 @@ import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from geostudio_dagster.catalog import ArtifactRecord
 from geostudio_dagster.installation import Installation
 from geostudio_dagster.pipeline.mosaics import Granule
-from geostudio_dagster.publish.vectors import MEDIA_TYPE, TaskFile, join_features, package_role
+from geostudio_dagster.processors.features import Bounds, TaskFile
+from geostudio_dagster.processors.joining import join_isolated
+from geostudio_dagster.processors.sandbox import choose_sandbox
+from geostudio_dagster.publish.vectors import MEDIA_TYPE, package_role
+from geostudio_dagster.settings import Settings
 from geostudio_dagster.storage import request_key
 
 log = logging.getLogger(__name__)
@@ -68,7 +73,7 @@ def _join(
     ]
     try:
         target = installation.storage.scratch(scratch_name, run_id) / f"{request_id}_{layer}.gpkg"
-        bounds = join_features(files, target, f"{request_id}-{layer}")
+        bounds = _isolated(installation.settings, files, target, f"{request_id}-{layer}")
         if not any(bounds):
             return None
         stored = installation.storage.commit(target, request_key(request_id, target.name))
@@ -90,6 +95,19 @@ def _join(
     )
     installation.catalog.put_artifacts([record])
     return record
+
+
+def _isolated(
+    settings: Settings, files: Sequence[TaskFile], target: Path, name: str
+) -> tuple[Bounds | None, ...]:
+    return join_isolated(
+        files,
+        target,
+        name,
+        folder=target.with_suffix(".join"),
+        limits=settings.processors.limits,
+        sandbox=choose_sandbox(settings.processors, hidden=(settings.data_folder,)),
+    )
 
 
 def _at(artifact: ArtifactRecord, bounds: Sequence[float]) -> ArtifactRecord:

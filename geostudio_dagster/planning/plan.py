@@ -80,10 +80,7 @@ def make_plan(
     estimate = {
         "tasks": len(tasks),
         "shards": count,
-        "mpx": round(sum(task.pixels or 0 for task in tasks) / 1e6, 3),
-        "patches": sum(_patches(task, manifest.patch) for task in tasks),
-        "input_bytes": sum(_input_bytes(header, manifest) for header in headers if header),
-        "output_bytes": sum(task.pixels or 0 for task in tasks) * _output_bytes(manifest),
+        **_amounts(tasks, headers, manifest),
         "seconds": round(sum(seconds), 1),
         "mpx_per_second": round(speed, 3),
         "speed_is_measured": speed_mpx_s is not None,
@@ -91,6 +88,19 @@ def make_plan(
     }
     placed = tuple(replace(task, shard=n) for task, n in zip(tasks, numbers, strict=True))
     return Plan(tasks=placed, shard_count=count, estimate=estimate)
+
+
+def _amounts(
+    tasks: Sequence[PlannedTask], headers: Sequence[SceneHeader | None], manifest: BundleManifest
+) -> dict[str, float]:
+    """What there is to read, to compute and to write."""
+    pixels = sum(task.pixels or 0 for task in tasks)
+    return {
+        "mpx": round(pixels / 1e6, 3),
+        "patches": sum(_patches(task, manifest.patch) for task in tasks),
+        "input_bytes": sum(_input_bytes(header, manifest) for header in headers if header),
+        "output_bytes": pixels * _output_bytes(manifest),
+    }
 
 
 def steps_with(positions: Collection[Position]) -> tuple[str, ...]:

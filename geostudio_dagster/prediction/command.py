@@ -26,6 +26,7 @@ from rich.text import Text
 from geostudio_dagster.errors import GeostudioError, InvalidRequest, TaskError
 from geostudio_dagster.models.bundle import (
     Bundle,
+    BundleManifest,
     OnnxEngine,
     load_bundle,
     with_patch,
@@ -33,16 +34,18 @@ from geostudio_dagster.models.bundle import (
 )
 from geostudio_dagster.models.cache import loaded
 from geostudio_dagster.models.programs import CONVERTED, ProgramFile
-from geostudio_dagster.prediction.destination import destination
+from geostudio_dagster.prediction.destination import Destination, destination
 from geostudio_dagster.prediction.engine import Progress as Report
 from geostudio_dagster.prediction.engine import predict
 from geostudio_dagster.prediction.inputs import readable
 from geostudio_dagster.prediction.options import PredictOptions
 from geostudio_dagster.prediction.report import PredictionReport
 from geostudio_dagster.prediction.timeline import SUFFIXES
+from geostudio_dagster.raster.preview import QUICKLOOK_SIDE, preview_png
 from geostudio_dagster.settings import read_settings
 
 FAILED, BAD_INPUT, STOPPED = 1, 2, 130
+_PNG = ".png"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +53,8 @@ class Job:
     """What to predict: a bundle's folder, the scene's files in order, the COG to make.
 
     ``output`` is a path or ``s3://bucket/key``; ``probabilities`` asks for a band per class,
-    whatever the bundle says.
+    whatever the bundle says. ``quicklook`` is where a PNG of the output goes, a path or
+    ``s3://bucket/key``.
     """
 
     model: Path
@@ -58,6 +62,7 @@ class Job:
     output: str
     options: PredictOptions
     probabilities: bool = False
+    quicklook: str | None = None
 
 
 class CommandFailed(Exception):
@@ -71,7 +76,7 @@ class CommandFailed(Exception):
 def run(job: Job, terminal: Console) -> dict[str, Any]:
     """Predict, with a progress bar on ``terminal``, and return the report as JSON values.
 
-    The output appears only when complete; whatever happens, no other file is left.
+    Output and quicklook appear only when complete; whatever happens, no other file is left.
 
     Raises:
         CommandFailed: code 2 for an input that can't be used as it is, 1 for a failure that
@@ -82,16 +87,22 @@ def run(job: Job, terminal: Console) -> dict[str, Any]:
         bundle = _bundle(job)
         place = destination(job.output)
         place.check(job.inputs)
+        look = _quicklook(job, place)
         with place.workplace() as (scratch, target):
             report, seconds = _predict(job, bundle, scratch, target, terminal)
             began = time.perf_counter()
             place.deliver(target)
             seconds["deliver"] = time.perf_counter() - began
+            if look is not None:
+                began = time.perf_counter()
+                _draw(target, bundle.manifest, look, place)
+                seconds["quicklook"] = time.perf_counter() - began
     facts = report.as_dict()
     facts["seconds"] |= seconds
     manifest = bundle.manifest
     of_model = {"model": manifest.name, "runtime": manifest.runtime, "digest": bundle.digest}
-    return {"output": str(place), **of_model, **facts}
+    pictures = {"quicklook": str(look)} if look is not None else {}
+    return {"output": str(place), **pictures, **of_model, **facts}
 
 
 def keep_for_next_time(job: Job, facts: dict[str, Any], terminal: Console) -> None:
@@ -114,6 +125,37 @@ def keep_for_next_time(job: Job, facts: dict[str, Any], terminal: Console) -> No
         keep_program(bundle, folder, model)
     except (GeostudioError, OSError, RuntimeError, MemoryError, KeyboardInterrupt) as error:
         terminal.print(f"The model was not kept ({type(error).__name__}).")
+
+
+def _quicklook(job: Job, output: Destination) -> Destination | None:
+    """Where the quicklook goes, if one is asked for; checked before any work."""
+    if job.quicklook is None:
+        return None
+    if not job.quicklook.lower().endswith(_PNG):
+        raise InvalidRequest("quicklook", f"{job.quicklook} is no PNG", f"name a {_PNG} file")
+    look = destination(job.quicklook, "quicklook", _PNG)
+    look.check(job.inputs)
+    if look == output:
+        raise InvalidRequest("quicklook", f"{look} is the output", "name another file")
+    return look
+
+
+def _draw(raster: Path, manifest: BundleManifest, look: Destination, output: Destination) -> None:
+    """Bring a PNG of the finished output to its place."""
+    try:
+        with look.workplace() as (scratch, target):
+            picture = scratch / f"quicklook.draft{_PNG}"
+            picture.write_bytes(preview_png(raster, QUICKLOOK_SIDE, manifest))
+            picture.replace(target)
+            look.deliver(target)
+    except KeyboardInterrupt as error:
+        raise CommandFailed(f"Stopped; {output} is complete, {look} is not.", STOPPED) from error
+    except (GeostudioError, OSError, RasterioError, MemoryError) as error:
+        raise CommandFailed(
+            f"{output} is complete, but not its quicklook {look} ({type(error).__name__}: "
+            f"{error}).",
+            FAILED,
+        ) from error
 
 
 def _check_profile(path: Path | None) -> None:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from geostudio_dagster.errors import InvalidRequest, TaskError
 
 _S3 = "s3://"
-_GEOTIFF = "image/tiff; application=geotiff; profile=cloud-optimized"
+_MEDIA_TYPES = {
+    ".tif": "image/tiff; application=geotiff; profile=cloud-optimized",
+    ".png": "image/png",
+}
 _MISSING = ("404", "NoSuchBucket")
 
 
@@ -33,8 +36,11 @@ class Destination(Protocol):
         """Bring the finished output to its place, if it isn't there yet."""
 
 
-def destination(text: str) -> Destination:
+def destination(text: str, option: str = "output", suffix: str = ".tif") -> Destination:
     """What ``text`` names: a path, or ``s3://bucket/key``.
+
+    Args:
+        option: what refusals call it. suffix: of the kind of file that is written there.
 
     Raises:
         InvalidRequest: another kind of address.
@@ -42,11 +48,13 @@ def destination(text: str) -> Destination:
     if text.startswith(_S3):
         bucket, _, key = text.removeprefix(_S3).partition("/")
         if not bucket or not key or key.endswith("/"):
-            raise InvalidRequest("output", f"{text} names no object", "write s3://bucket/key.tif")
-        return BucketDestination(bucket, key)
+            raise InvalidRequest(
+                option, f"{text} names no object", f"write s3://bucket/key{suffix}"
+            )
+        return BucketDestination(bucket, key, option, suffix)
     if "://" in text:
-        raise InvalidRequest("output", f"{text} can't be written", "give a path or s3://bucket/key")
-    return LocalDestination(Path(text))
+        raise InvalidRequest(option, f"{text} can't be written", "give a path or s3://bucket/key")
+    return LocalDestination(Path(text), option)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +62,7 @@ class LocalDestination:
     """A file; it appears only when complete."""
 
     path: Path
+    option: str = field(default="output", compare=False)
 
     def __str__(self) -> str:
         return str(self.path)
@@ -62,11 +71,11 @@ class LocalDestination:
         """See :class:`Destination`."""
         path = self.path
         if path.is_dir():
-            raise InvalidRequest("output", f"{path} is a folder", "name a file in it")
+            raise InvalidRequest(self.option, f"{path} is a folder", "name a file in it")
         if not path.parent.is_dir():
-            raise InvalidRequest("output", f"{path.parent} is not a folder", "make it first")
+            raise InvalidRequest(self.option, f"{path.parent} is not a folder", "make it first")
         if any(Path(text).exists() and path.exists() and path.samefile(text) for text in inputs):
-            raise InvalidRequest("output", f"{path} is an input", "name another file")
+            raise InvalidRequest(self.option, f"{path} is an input", "name another file")
 
     @contextmanager
     def workplace(self) -> Iterator[tuple[Path, Path]]:
@@ -91,6 +100,8 @@ class BucketDestination:
 
     bucket: str
     key: str
+    option: str = field(default="output", compare=False)
+    suffix: str = field(default=".tif", compare=False)
 
     def __str__(self) -> str:
         return f"{_S3}{self.bucket}/{self.key}"
@@ -100,25 +111,25 @@ class BucketDestination:
         from botocore.exceptions import BotoCoreError, ClientError
 
         if str(self) in inputs:
-            raise InvalidRequest("output", f"{self} is an input", "name another object")
+            raise InvalidRequest(self.option, f"{self} is an input", "name another object")
         try:
             self._client().head_bucket(Bucket=self.bucket)
         except ClientError as error:
             # Who may write an object may still not be allowed to ask for its bucket.
             if error.response.get("Error", {}).get("Code") in _MISSING:
                 raise InvalidRequest(
-                    "output", f"there is no bucket {self.bucket}", "make it first"
+                    self.option, f"there is no bucket {self.bucket}", "make it first"
                 ) from error
         except BotoCoreError as error:
             raise InvalidRequest(
-                "output", f"{self} can't be reached ({error})", "check credentials and region"
+                self.option, f"{self} can't be reached ({error})", "check credentials and region"
             ) from error
 
     @contextmanager
     def workplace(self) -> Iterator[tuple[Path, Path]]:
         """A folder for temporary files; the output is one of them."""
         with tempfile.TemporaryDirectory(prefix="geostudio-predict.") as folder:
-            yield Path(folder), Path(folder) / "output.tif"
+            yield Path(folder), Path(folder) / f"output{self.suffix}"
 
     def deliver(self, path: Path) -> None:
         """Upload the file.
@@ -130,9 +141,8 @@ class BucketDestination:
         from botocore.exceptions import BotoCoreError, ClientError
 
         try:
-            self._client().upload_file(
-                str(path), self.bucket, self.key, ExtraArgs={"ContentType": _GEOTIFF}
-            )
+            kind = {"ContentType": _MEDIA_TYPES[self.suffix]}
+            self._client().upload_file(str(path), self.bucket, self.key, ExtraArgs=kind)
         except (S3UploadFailedError, BotoCoreError, ClientError) as error:
             raise TaskError(
                 "not_uploaded", f"{self} could not be uploaded ({error}).", retryable=True

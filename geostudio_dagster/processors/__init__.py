@@ -11,6 +11,7 @@ What the rest of the platform calls:
 - ``run.run_script(job, limits, sandbox, cancelled=...)`` -> ``ScriptResult``; a failed script is a
   result, ``result.raise_if_failed()`` makes a ``TaskError`` of it.
 - ``outputs.collect(folder, input_raster, target, limits, sandbox)`` -> ``list[CollectedOutput]``.
+- ``joining.join_isolated(files, target, layer_name, ...)`` joins vector files in one GeoPackage.
 - ``dependencies.ensure_packages(requirements, root, settings)`` -> folder of what it declares.
 
 No module here imports Dagster, SQLAlchemy or the catalog.

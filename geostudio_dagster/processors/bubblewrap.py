@@ -168,7 +168,9 @@ class _Namespaced:
 
     @property
     def memory_folders(self) -> Sequence[Path]:
-        return [Path(f"/proc/{self._root}/root{place}") for place in _IN_MEMORY]
+        # Until bubblewrap has made them, these are this machine's, with all that lies there.
+        folders = {place: Path(f"/proc/{self._root}/root{place}") for place in _IN_MEMORY}
+        return [folder for place, folder in folders.items() if _lie_apart(folder, Path(place))]
 
     def processes(self) -> list[int]:
         return [] if self._root is None else descendants(self._root)
@@ -192,6 +194,15 @@ class _Namespaced:
         if self._root is None:
             return None
         return code if code >= 0 else 128 - code
+
+
+def _lie_apart(folder: Path, other: Path) -> bool:
+    """Whether a folder is there, and not on the file system that another one is on."""
+    try:
+        device = folder.stat().st_dev
+    except OSError:
+        return False
+    return not other.exists() or device != other.stat().st_dev
 
 
 def _wait_readable(descriptor: int) -> None:

@@ -117,7 +117,7 @@ def collect(
             problem = entry.problem if entry else "could not be read"
             raise _refused(original, readable(problem.encode("utf-8", "replace")))
         source = (made if entry.kind == "raster" else staged) / name
-        size = _move(source.parent, name, kept / name, original)
+        size = take(source.parent, name, kept / name, original)
         facts = {**entry.metadata, **({} if name == original else {"written_as": _shown(original)})}
         taken.append(CollectedOutput(name, kept / name, entry.kind, entry.media_type, size, facts))
     return taken
@@ -148,7 +148,7 @@ def _stage(folder: Path, staged: Path, limits: ScriptLimits) -> dict[str, str]:
             raise TaskError(
                 "processor_output", f"The processor left more than {limits.output_files} files."
             )
-        total += _move(parent, name, staged / safe, relative)
+        total += take(parent, name, staged / safe, relative)
         if total > limits.output_bytes:
             most = megabytes(limits.output_bytes)
             raise TaskError("processor_output", f"The processor left more than {most} of files.")
@@ -184,8 +184,16 @@ def _walk_from(parent: int, prefix: str, depth: int) -> Iterator[tuple[int, str,
                 os.close(child)
 
 
-def _move(parent: int | Path, name: str, target: Path, original: str) -> int:
-    """Move one file, if it is nothing but a file, and make it this account's; its size."""
+def take(parent: int | Path, name: str, target: Path, original: str) -> int:
+    """Move one file, if it is nothing but a file, and make it this account's; its size.
+
+    Args:
+        parent: the folder that it lies in, a path or an open descriptor.
+        original: what refusals call it.
+
+    Raises:
+        TaskError: ``processor_output``, it is something else.
+    """
     owner = os.open(parent, os.O_RDONLY | os.O_DIRECTORY) if isinstance(parent, Path) else parent
     try:
         descriptor = _opened(name, os.O_NONBLOCK, owner)
@@ -251,12 +259,18 @@ def _inspected(room: Room, limits: ScriptLimits, sandbox: Sandbox) -> dict[str, 
             "processor_output", f"The processor's files broke their reader: it {sentence}"
         )
     try:
-        return {entry.name: entry for entry in _REPORT.validate_json(_report(room.output))}
+        report = report_of(room.output, inspection.REPORT, _REPORT_BYTES)
+        return {entry.name: entry for entry in _REPORT.validate_json(report)}
     except (OSError, ValidationError) as error:
         raise TaskError("processor_output", "The processor's files broke their reader.") from error
 
 
-def _report(folder: Path) -> bytes:
-    descriptor = os.open(folder / inspection.REPORT, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+def report_of(folder: Path, name: str, most_bytes: int) -> bytes:
+    """The begin of a file that an isolated program left, never of what a link stands for.
+
+    Raises:
+        OSError: there is none.
+    """
+    descriptor = os.open(folder / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     with os.fdopen(descriptor, "rb") as stream:
-        return stream.read(_REPORT_BYTES)
+        return stream.read(most_bytes)

@@ -54,14 +54,7 @@ class VectorGeoServer(GeoServer):
             self._delete_store(name)  # was a raster layer; a layer's name is there once
         if published is not None:
             self._put_feature_type("PUT", name, title, abstract, bounds, digest="")
-        self._rest.call(
-            "PUT",
-            *self._data_store(name),
-            "file.gpkg",
-            query={"configure": "none", "update": "overwrite"},
-            headers={"Content-Type": MEDIA_TYPE, "Accept": "application/json"},
-            body=package,
-        )
+        self._put_package(name, package)
         if published is None:
             self._put_feature_type("POST", name, title, abstract, bounds, digest="")
         else:
@@ -73,6 +66,16 @@ class VectorGeoServer(GeoServer):
 
     def _data_store(self, name: str) -> tuple[str, ...]:
         return ("rest", "workspaces", self.workspace, "datastores", name)
+
+    def _put_package(self, name: str, package: Path) -> None:
+        self._rest.call(
+            "PUT",
+            *self._data_store(name),
+            "file.gpkg",
+            query={"configure": "none", "update": "overwrite"},
+            headers={"Content-Type": MEDIA_TYPE, "Accept": "application/json"},
+            body=package,
+        )
 
     def _feature_type(self, name: str) -> dict[str, Any] | None:
         found = self._rest.find(*self._data_store(name), "featuretypes", f"{name}.json")

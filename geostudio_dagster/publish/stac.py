@@ -36,6 +36,7 @@ _ASSETS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "prediction": ("prediction", "Prediction", ("data",)),
     "masked": ("masked", "Prediction, with clouds, snow and ice masked", ("data",)),
     "rgb": ("rgb", "Input in colour", ("visual",)),
+    "quicklook": ("thumbnail", "Quicklook of the prediction", ("thumbnail", "overview")),
     "stats": ("stats", "Statistics", ("metadata",)),
     "archive": ("archive", "All files of the task", ("archive",)),
     "scene": ("input", "Input scene", ("source",)),
@@ -75,34 +76,46 @@ def task_item(
     manifest = BundleManifest.model_validate(model.manifest)
     moment, dates, source = _when(request, task, scene)
     with rasterio.open(prediction) as dataset:
-        place = footprint_of(dataset)
-        item = pystac.Item(
-            id=task.id,
-            geometry=place.geometry,
-            bbox=list(place.bounds),
-            datetime=moment,
-            properties={
-                "title": f"{manifest.title or manifest.name}: {task.id}",
-                **dates,
-                **_projection(dataset),
-                **_processing(model, software or {}),
-                "geostudio:request": request.id,
-                "geostudio:task": task.id,
-                "geostudio:model": f"{model.name}@{model.version}",
-                "geostudio:model_digest": model.digest,
-                "geostudio:datetime_source": source,
-            },
-            stac_extensions=[*EXTENSIONS, *([CLASSIFICATION] if manifest.classes else [])],
-        )
+        place, projection = footprint_of(dataset), _projection(dataset)
         bands = _bands(dataset, manifest)
+    properties = {
+        "title": f"{manifest.title or manifest.name}: {task.id}",
+        **dates,
+        **projection,
+        **_processing(model, software or {}),
+        **_origin(request, task, model),
+        "geostudio:datetime_source": source,
+    }
+    item = pystac.Item(task.id, place.geometry, list(place.bounds), moment, properties)
     _add_assets(item, task, artifacts)
-    if "prediction" in item.assets:
-        fields = item.assets["prediction"].extra_fields
-        fields["bands"] = bands
-        if manifest.classes:
-            fields["classification:classes"] = _classes(manifest, statistics or {})
+    _describe_pixels(item, bands, manifest, statistics or {})
     _add_links(item, request, task, gateway_url)
     return item
+
+
+def _origin(request: RequestRecord, task: TaskRecord, model: ModelRecord) -> dict[str, str]:
+    return {
+        "geostudio:request": request.id,
+        "geostudio:task": task.id,
+        "geostudio:model": f"{model.name}@{model.version}",
+        "geostudio:model_digest": model.digest,
+    }
+
+
+def _describe_pixels(
+    item: pystac.Item,
+    bands: list[dict[str, Any]],
+    manifest: BundleManifest,
+    statistics: Mapping[str, Any],
+) -> None:
+    """Say what the prediction's values mean, where it is among the item's assets."""
+    item.stac_extensions += [*EXTENSIONS, *([CLASSIFICATION] if manifest.classes else [])]
+    if "prediction" not in item.assets:
+        return
+    fields = item.assets["prediction"].extra_fields
+    fields["bands"] = bands
+    if manifest.classes:
+        fields["classification:classes"] = _classes(manifest, statistics)
 
 
 def item_json(item: pystac.Item) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,24 +19,35 @@ from geostudio_dagster.models.bundle import BundleManifest, ColourStop
 from geostudio_dagster.raster.bands import choose_bands
 
 Image = NDArray[np.uint8]
+QUICKLOOK_SIDE = 1024  # pixels, at most, of the longer side of a picture that is kept
+_MOST_VALUES = 1 << 16  # of a uint16 band
 _RGB = 3
 _STRETCH = (2, 98)  # percentiles that become black and white
 
 
-def preview_png(path: Path, max_size: int = 512, manifest: BundleManifest | None = None) -> bytes:
-    """A PNG of at most ``max_size`` pixels a side; what is nodata is transparent.
+def preview_png(
+    path: Path,
+    max_size: int = 512,
+    manifest: BundleManifest | None = None,
+    more_colours: Mapping[int, str] | None = None,
+) -> bytes:
+    """A PNG of at most ``max_size`` pixels a side, read from overviews where there are any.
 
-    A raster with a colour table is shown in its colours, a single band by the manifest's ramp
-    (or in grey), several bands as red, green and blue, stretched: those that the manifest
-    declares so where the raster has the manifest's bands, else the first three.
+    What is nodata is transparent, all else opaque. Classes are shown in the colours of the
+    raster's own table, or else in the manifest's; of a band per class, the likeliest. Another
+    single band is shown by the manifest's ramp (or in grey), several bands as red, green and blue,
+    stretched: those that the manifest declares so where the raster has the manifest's bands, else
+    the first three. The same raster gives the same bytes.
+
+    Args:
+        more_colours: ``#rrggbb`` by value, of classes that the manifest doesn't know.
     """
     with rasterio.open(path) as file:
         scale = min(max_size / max(file.width, file.height), 1)
         shape = (max(round(file.height * scale), 1), max(round(file.width * scale), 1))
-        colours = _colour_table(file)
+        colours = _class_colours(file, manifest, more_colours or {})
         if colours is not None:
-            # From overviews; nearest, since classes between two classes don't exist.
-            picture = colours[file.read(1, out_shape=shape, resampling=Resampling.nearest)]
+            picture = colours[_classes(file, shape)]
             picture[file.read_masks(1, out_shape=shape) == 0] = 0
         else:
             bands = _bands(file, manifest)
@@ -47,17 +59,54 @@ def preview_png(path: Path, max_size: int = 512, manifest: BundleManifest | None
     return _png(picture)
 
 
-def _colour_table(file: Any) -> Image | None:
-    if file.count != 1 or file.dtypes[0] != "uint8":
-        return None
-    try:
-        table = file.colormap(1)
-    except ValueError:
-        return None  # has none
-    colours = np.zeros((256, 4), dtype=np.uint8)
+def _class_colours(
+    file: Any, manifest: BundleManifest | None, more_colours: Mapping[int, str]
+) -> Image | None:
+    """RGBA by class value, uint8 (values, 4); None for a raster that isn't of classes."""
+    table = _colour_table(file)
+    if table is None:
+        if manifest is None or not _holds_classes(file, manifest):
+            return None
+        known = {item.value: item.colour for item in manifest.classes}
+        table = {value: _rgba(colour) for value, colour in {**known, **more_colours}.items()}
+    colours = np.zeros((_MOST_VALUES, 4), dtype=np.uint8)
     for value, rgba in table.items():
         colours[value] = rgba
     return colours
+
+
+def _holds_classes(file: Any, manifest: BundleManifest) -> bool:
+    bands = len(manifest.classes) if manifest.output == "probabilities" else 1
+    whole = file.dtypes[0] in {"uint8", "uint16"}
+    return bool(manifest.classes) and file.count == bands and whole
+
+
+def _colour_table(file: Any) -> Mapping[int, tuple[int, ...]] | None:
+    if file.count != 1 or file.dtypes[0] != "uint8":
+        return None
+    try:
+        table: Mapping[int, tuple[int, ...]] = file.colormap(1)
+    except ValueError:
+        return None  # has none
+    return table
+
+
+def _rgba(colour: str) -> tuple[int, ...]:
+    return (*bytes.fromhex(colour.removeprefix("#")), 255)
+
+
+def _classes(file: Any, shape: tuple[int, int]) -> NDArray[Any]:
+    """Class values (height, width): the band's own, or the place of the band that is highest."""
+    if file.count == 1:
+        # Nearest, since classes between two classes don't exist.
+        values: NDArray[Any] = file.read(1, out_shape=shape, resampling=Resampling.nearest)
+        return values
+    classes, highest = np.zeros(shape, np.uint8), np.zeros(shape, np.uint8)
+    for place in range(file.count):
+        band = file.read(place + 1, out_shape=shape, resampling=Resampling.average)
+        classes[band > highest] = place  # of equals the first, as in the class map
+        np.maximum(highest, band, out=highest)
+    return classes
 
 
 def _bands(file: Any, manifest: BundleManifest | None) -> list[int]:

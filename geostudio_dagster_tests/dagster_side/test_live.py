@@ -14,20 +14,24 @@ from uuid import uuid4
 
 import httpx
 import pytest
+import torch
 from dagster import AssetKey, DagsterEventType, DagsterInstance, RunsFilter
 from dagster_graphql import DagsterGraphQLClient
+from torch import nn
 
 from geostudio_dagster import services
 from geostudio_dagster.defs.processor_assets import processor_name
 from geostudio_dagster.defs.processor_watcher import TICK_S
 from geostudio_dagster.installation import Installation
 from geostudio_dagster.models.registration import register_bundle
+from geostudio_dagster.pipeline.cancelling import EXIT_CODE
 from geostudio_dagster.settings import Settings, ShardSettings
 from geostudio_dagster.signing import map_link
 from geostudio_dagster.storage import sha256_of
 from geostudio_dagster_tests.conftest import write_scene
 from geostudio_dagster_tests.dagster_side.patience import PATIENCE_S, get, until
 from geostudio_dagster_tests.ports import port_for_a_process
+from geostudio_dagster_tests.prediction.builders import write_bundle
 from geostudio_dagster_tests.scripts import DROP, upload
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -69,6 +73,10 @@ class Live:
     def until_over(self, request: str) -> str:
         until(lambda: self.status(request) in OVER, f"{request} is over")
         return self.status(request)
+
+    def is_worked_on(self, request: str) -> bool:
+        tasks = self.installation.catalog.tasks(request)
+        return any(step.in_hand for task in tasks for step in task.steps)
 
     def shows(self, owner: str, name: str) -> bool:
         """Whether the webserver shows the processor's asset."""
@@ -264,6 +272,44 @@ def test_a_cancelled_run_stops_and_stays_stopped(live: Live) -> None:
     assert live.installation.catalog.layers(request) == []
 
 
+class Endless(nn.Module):
+    """A forward pass that says that it began, and never returns from native code."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        print("no end of it")  # noqa: T201
+        while bool(x.sum() * 0 == 0):
+            x = x * 1
+        return x
+
+
+def test_a_forward_pass_without_end_is_ended_by_a_cancellation(live: Live, tmp_path: Path) -> None:
+    bands = [{"name": name} for name in ("B02", "B03", "B04", "B08")]
+    bundle = write_bundle(tmp_path / "endless", Endless(), bands=bands, name="endless")
+    model = register_bundle(live.installation, bundle.folder, owner="tests")
+    scene = write_scene(live.scenes, "endless.tif", size=256)
+    printed = live.installation.settings.data_folder / "dagster" / "storage"
+    with rest(live) as client:
+        request = post(live, client, scene, model.name)
+        shard = f"{request}/00000"
+        until(lambda: live.is_worked_on(request), "the request is worked on")
+        run_id = live.installation.catalog.shard(shard).run_id
+
+        def computes() -> bool:
+            logs = (printed / str(run_id)).rglob("*.out")
+            return any("no end of it" in log.read_text() for log in logs)
+
+        until(computes, "the forward pass has begun")
+        pid = live.run_pid(shard)
+        assert client.post(f"/v2/inference/{request}/cancel").status_code == 202
+        until(lambda: live.status(request) == "STOPPED", "the request is stopped")
+    (task,) = live.installation.catalog.tasks(request)
+    assert task.status == "STOPPED"
+    assert not Path(f"/proc/{pid}").exists()
+    # It was not interrupted, which is how a run of Dagster's ends otherwise.
+    events = live.instance.all_logs(str(run_id), of_type=DagsterEventType.ENGINE_EVENT)
+    assert any(f"exited with code {EXIT_CODE}" in event.message for event in events)
+
+
 def test_an_uploaded_processor_shows_within_seconds_and_runs_alone(live: Live) -> None:
     scene = write_scene(live.scenes, "processor.tif", size=256)
     request = live.launch(live.document(scene))
@@ -295,9 +341,9 @@ def rest(live: Live) -> httpx.Client:
     return httpx.Client(base_url=live.gateway, headers={"X-API-Key": key}, timeout=PATIENCE_S)
 
 
-def post(live: Live, client: httpx.Client, scene: Path) -> str:
+def post(live: Live, client: httpx.Client, scene: Path, name: str = "demo-land-cover") -> str:
     """The id of a request sent over REST."""
-    model = live.installation.catalog.model("demo-land-cover")
+    model = live.installation.catalog.model(name)
     body = {"model_id": model.id, "spatial_domain": {"urls": [str(scene)]}}
     answer = client.post("/v2/inference", json=body)
     assert answer.status_code == 201, answer.text
@@ -324,12 +370,7 @@ def test_a_cancelled_request_is_stopped_and_stays_so(live: Live) -> None:
     with rest(live) as client:
         request = post(live, client, scene)
         shard = f"{request}/00000"
-
-        def predicts() -> bool:
-            tasks = live.installation.catalog.tasks(request)
-            return any(step.in_hand for task in tasks for step in task.steps)
-
-        until(predicts, "the request is worked on")
+        until(lambda: live.is_worked_on(request), "the request is worked on")
         run_id = live.installation.catalog.shard(shard).run_id
         assert client.post(f"/v2/inference/{request}/cancel").status_code == 202
         until(lambda: live.status(request) == "STOPPED", "the request is stopped")

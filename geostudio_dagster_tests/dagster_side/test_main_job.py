@@ -11,6 +11,7 @@ from uuid import uuid4
 import numpy as np
 import rasterio
 from dagster import AssetKey
+from PIL import Image
 from rio_cogeo.cogeo import cog_validate
 
 from geostudio_dagster.catalog import ModelRecord
@@ -63,9 +64,14 @@ def test_one_scene_ends_as_a_layer(
         assert archive.testzip() is None
         assert sorted(archive.namelist()) == [
             f"{task.id}_pred.tif",
+            f"{task.id}_quicklook.png",
             f"{task.id}_rgb.tif",
             f"{task.id}_stats.json",
         ]
+    assert item["assets"]["thumbnail"]["href"] == f"./{task.id}_quicklook.png"
+    with Image.open(path_of(installation, task.id, "quicklook")) as picture:
+        assert (picture.format, picture.size) == ("PNG", (700, 700))
+        np.testing.assert_array_equal(np.asarray(picture)[..., 3] == 0, empty)
     layers = {layer.name: layer for layer in installation.catalog.layers(request)}
     assert set(layers) == {"input_rgb", "pred"}
     assert layers["pred"].granules[0]["key"].endswith("_pred.tif")

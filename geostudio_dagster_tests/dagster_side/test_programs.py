@@ -7,8 +7,6 @@ import os
 from pathlib import Path
 
 import pytest
-import torch
-from torch import nn
 
 from geostudio_dagster.installation import Installation
 from geostudio_dagster.models.cache import MODELS
@@ -20,7 +18,7 @@ from geostudio_dagster.pipeline.model_programs import make_missing_programs
 from geostudio_dagster.settings import HousekeepingSettings
 from geostudio_dagster_tests.conftest import MakeScene
 from geostudio_dagster_tests.driving import Driver, path_of, submit, tasks_of
-from geostudio_dagster_tests.models.tunes import BANDS, SIZE, make_segmentation, make_tune
+from geostudio_dagster_tests.models.tunes import BANDS, LastFeatures, make_tune, make_with_decoder
 
 
 @pytest.fixture(scope="module")
@@ -83,41 +81,21 @@ def a_day_later(programs: Path) -> None:
         os.utime(path, (moment, moment))
 
 
-class Killing(nn.Module):
+class Killing(LastFeatures):
     """A decoder that ends who builds it, once it is wanted."""
 
-    includes_head = False
     wanted = False
 
     def __init__(self, embed_dim: list[int]) -> None:
-        super().__init__()
-        self.out_channels = embed_dim[-1]
+        super().__init__(embed_dim)
         if self.wanted:
             raise KeyboardInterrupt
-
-    def forward(self, features: list[torch.Tensor]) -> torch.Tensor:
-        return features[-1]
 
 
 def test_the_round_after_one_that_was_killed_goes_on_with_the_next_model(
     installation: Installation, tune: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from terratorch.registry import TERRATORCH_DECODER_REGISTRY
-
-    TERRATORCH_DECODER_REGISTRY.register(Killing)
-    args = {
-        "backbone": "prithvi_eo_tiny",
-        "backbone_pretrained": False,
-        "backbone_bands": list(BANDS),
-        "backbone_img_size": SIZE,
-        "necks": [
-            {"name": "SelectIndices", "indices": [-1]},
-            {"name": "ReshapeTokensToImage"},
-        ],
-        "decoder": "Killing",
-    }
-    bands = [{"name": name} for name in BANDS]
-    killing, _ = make_segmentation(tmp_path / "killing", "EncoderDecoderFactory", args, bands)
+    killing = make_with_decoder(tmp_path / "killing", Killing)
     monkeypatch.setattr(Killing, "wanted", True)
     for folder in (killing.folder, tune):
         register_bundle(installation, folder, owner="tests")

@@ -15,7 +15,8 @@ from geostudio_dagster.catalog import ArtifactRecord
 from geostudio_dagster.gateway.app import create_app
 from geostudio_dagster.gateway_settings import GatewaySettings
 from geostudio_dagster.planning.output_styles import PolygonMark, VectorStyle
-from geostudio_dagster.publish.vectors import MEDIA_TYPE, TaskFile, join_features, package_role
+from geostudio_dagster.processors.features import TaskFile, join_features
+from geostudio_dagster.publish.vectors import MEDIA_TYPE, package_role
 from geostudio_dagster.signing import map_link
 from geostudio_dagster_tests.gateway.conftest import REQUEST, World, publish_both
 from geostudio_dagster_tests.gateway.test_browser import MapPage, near, serving

@@ -33,10 +33,11 @@ from geostudio_dagster_tests.models.tunes import (
     OPTICAL,
     RADAR,
     SIZE,
-    make_segmentation,
+    LastFeatures,
     make_terramind,
     make_tune,
     make_unet,
+    make_with_decoder,
 )
 from geostudio_dagster_tests.prediction.builders import write_raster
 
@@ -308,14 +309,8 @@ def test_another_patch_size_is_another_program(tmp_path: Path, tune: Bundle) -> 
     assert made[0] == made[1]
 
 
-class Undecided(nn.Module):
+class Undecided(LastFeatures):
     """A decoder whose way depends on the pixels, which no graph can say."""
-
-    includes_head = False
-
-    def __init__(self, embed_dim: list[int]) -> None:
-        super().__init__()
-        self.out_channels = embed_dim[-1]
 
     def forward(self, features: list[Tensor]) -> Tensor:
         last = features[-1]
@@ -325,22 +320,7 @@ class Undecided(nn.Module):
 def test_what_cannot_become_a_program_is_built_each_time(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from terratorch.registry import TERRATORCH_DECODER_REGISTRY
-
-    TERRATORCH_DECODER_REGISTRY.register(Undecided)
-    args: dict[str, Any] = {
-        "backbone": "prithvi_eo_tiny",
-        "backbone_pretrained": False,
-        "backbone_bands": list(BANDS),
-        "backbone_img_size": SIZE,
-        "necks": [
-            {"name": "SelectIndices", "indices": [-1]},
-            {"name": "ReshapeTokensToImage"},
-        ],
-        "decoder": "Undecided",
-    }
-    bands = [{"name": name} for name in BANDS]
-    bundle, _ = make_segmentation(tmp_path / "tune", "EncoderDecoderFactory", args, bands)
+    bundle = make_with_decoder(tmp_path / "tune", Undecided)
     programs, source = tmp_path / "programs", scene(tmp_path)
     with caplog.at_level(logging.WARNING, "geostudio_dagster"):
         keep_program(bundle, programs)

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 import yaml
+from torch import Tensor, nn
 
 from geostudio_dagster.models.bundle import Bundle, load_bundle
 from geostudio_dagster.models.torchvision_ops import ensure_torchvision
@@ -132,6 +133,40 @@ def make_unet(folder: Path) -> tuple[Bundle, Any]:
         for name, mean, std in zip(BANDS, MEANS, STDS, strict=True)
     ]
     return make_segmentation(folder, "SMPModelFactory", model_args, bands)
+
+
+class LastFeatures(nn.Module):
+    """A decoder, as TerraTorch wants one, that gives back the last of the features."""
+
+    includes_head = False
+
+    def __init__(self, embed_dim: list[int]) -> None:
+        super().__init__()
+        self.out_channels = embed_dim[-1]
+
+    def forward(self, features: list[Tensor]) -> Tensor:
+        return features[-1]
+
+
+def make_with_decoder(folder: Path, decoder: type[LastFeatures]) -> Bundle:
+    """A tune whose network ends in a decoder of ours."""
+    ensure_torchvision()
+    from terratorch.registry import TERRATORCH_DECODER_REGISTRY
+
+    TERRATORCH_DECODER_REGISTRY.register(decoder)
+    model_args = {
+        "backbone": "prithvi_eo_tiny",
+        "backbone_pretrained": False,
+        "backbone_bands": list(BANDS),
+        "backbone_img_size": SIZE,
+        "necks": [
+            {"name": "SelectIndices", "indices": [-1]},
+            {"name": "ReshapeTokensToImage"},
+        ],
+        "decoder": decoder.__name__,
+    }
+    bands = [{"name": name} for name in BANDS]
+    return make_segmentation(folder, "EncoderDecoderFactory", model_args, bands)[0]
 
 
 def make_segmentation(

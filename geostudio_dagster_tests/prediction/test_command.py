@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import rasterio
 import torch
+from PIL import Image
 from torch import nn
 from typer.testing import CliRunner, Result
 
@@ -125,6 +126,60 @@ def test_what_runs_onnx_models_is_a_setting_and_an_option(folder: Path, tmp_path
         assert json.loads(result.stdout)["engine"] == engine
         with rasterio.open(target) as file:
             assert file.tags()["GEOSTUDIO_ENGINE"] == engine
+
+
+def test_a_quicklook_shows_the_output(bundle_folder: Path, folder: Path, tmp_path: Path) -> None:
+    scene = write_scene(tmp_path / "in", "scene.tif", size=64)
+    for options, target in (([], "o.tif"), (["--probabilities"], "p.tif")):
+        look = folder / target.replace(".tif", ".png")
+        result = call(
+            bundle_folder, [scene], folder / target, "--json", "--quicklook", str(look), *options
+        )
+        assert result.exit_code == 0, result.output
+        assert json.loads(result.stdout)["quicklook"] == str(look)
+    assert sorted(item.name for item in folder.iterdir()) == ["o.png", "o.tif", "p.png", "p.tif"]
+    with rasterio.open(folder / "o.tif") as file:
+        classes, table = file.read(1), file.colormap(1)
+    with Image.open(folder / "o.png") as picture:
+        assert picture.size == (64, 64)
+        shown = np.asarray(picture)
+    for value in np.unique(classes[classes != 255]):
+        assert (shown[classes == value] == table[value]).all()
+    assert (shown[classes == 255] == 0).all()
+    # What is likeliest is what the class map has; where it is so by less than half a per cent,
+    # rounding hides it.
+    with Image.open(folder / "p.png") as picture:
+        likeliest = np.asarray(picture)
+    first, second = np.sort(read(folder / "p.tif"), axis=0)[:-3:-1]
+    clear = (first > second) | (classes == 255)
+    assert clear.mean() > 0.9
+    np.testing.assert_array_equal(likeliest[clear], shown[clear])
+
+
+def test_a_scene_of_one_pixel_has_a_quicklook(folder: Path, tmp_path: Path) -> None:
+    bundle = write_bundle(tmp_path / "bundle", Convolutions(3, 1))
+    scene = write_raster(tmp_path / "s.tif", np.ones((3, 1, 1), np.float32), block=16)
+    look = folder / "o.PNG"
+    result = call(bundle.folder, [scene], folder / "o.tif", "--quicklook", str(look))
+    assert result.exit_code == 0, result.output
+    with Image.open(look) as picture:
+        assert (picture.format, picture.size) == ("PNG", (1, 1))
+
+
+def test_quicklooks_that_cannot_be_written_are_told_before_any_work(
+    bundle_folder: Path, scene: Path, folder: Path
+) -> None:
+    for look, said in (
+        ("look.jpg", "look.jpg is no PNG; name a .png file."),
+        ("ftp://host/look.png", "can't be written; give a path or s3://bucket/key."),
+        ("s3://bucket", "is no PNG"),
+        (folder / "no" / "look.png", "quicklook: "),
+        (folder / "o.png", "o.png is the output; name another file."),
+    ):
+        result = call(bundle_folder, [scene], folder / "o.png", "--quicklook", str(look))
+        assert result.exit_code == 2
+        assert said in " ".join(result.stderr.split())
+    assert list(folder.iterdir()) == []
 
 
 def test_band_files_are_one_scene(

@@ -68,6 +68,33 @@ def test_the_object_is_the_file_that_the_engine_makes(
     assert list(scratch.iterdir()) == []
 
 
+def test_a_quicklook_lies_beside_it(
+    bundle_folder: Path, tmp_path: Path, bucket: Any, scratch: Path
+) -> None:
+    scene = write_scene(tmp_path / "in", "scene.tif", size=64)
+    look = "s3://predictions/o.png"
+    result = call(bundle_folder, [scene], "s3://predictions/o.tif", "--quicklook", look)
+    assert result.exit_code == 0, result.output
+    found = bucket.Object("o.png").get()
+    assert found["ContentType"] == "image/png"
+    assert found["Body"].read().startswith(b"\x89PNG")
+    assert list(scratch.iterdir()) == []
+
+
+def test_a_quicklook_that_cannot_be_uploaded_leaves_the_output(
+    bundle_folder: Path, tmp_path: Path, bucket: Any, failing_port: int
+) -> None:
+    scene = write_scene(tmp_path / "in", "scene.tif", size=64)
+    target = tmp_path / "o.tif"
+    look = "s3://predictions/never.png"
+    failing = {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{failing_port}"}
+    result = call(bundle_folder, [scene], target, "--quicklook", look, **failing)
+    assert result.exit_code == 1
+    said = " ".join(result.stderr.split())
+    assert "o.tif is complete, but not its quicklook s3://predictions/never.png" in said
+    assert target.read_bytes() == engine(bundle_folder, scene, tmp_path / "p.tif")
+
+
 @pytest.mark.parametrize(
     ("output", "sentence"),
     [
@@ -87,7 +114,7 @@ def test_what_can_never_be_written_is_told_before_any_work(
 
 
 class _FailingPart(BaseHTTPRequestHandler):
-    """Hands everything on to the server behind it, but never takes the second part."""
+    """Hands everything on to the server behind it, but never takes a second part, or ``never``."""
 
     protocol_version = "HTTP/1.1"
     behind: int
@@ -97,7 +124,7 @@ class _FailingPart(BaseHTTPRequestHandler):
 
     def _pass(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        if "partNumber=2" in self.path:
+        if "partNumber=2" in self.path or "never" in self.path:
             self._answer(500, b"", {})
             return
         other = HTTPConnection("127.0.0.1", self.behind)

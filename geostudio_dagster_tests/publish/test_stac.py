@@ -114,6 +114,7 @@ def artifact(name: str, key: str, media_type: str = COG) -> ArtifactRecord:
 ARTIFACTS = [
     artifact("prediction", f"{REQUEST}/{TASK}/{TASK}_pred.tif"),
     artifact("rgb", f"{REQUEST}/{TASK}/{TASK}_rgb.tif"),
+    artifact("quicklook", f"{REQUEST}/{TASK}/{TASK}_quicklook.png", "image/png"),
     artifact("stats", f"{REQUEST}/{TASK}/{TASK}_stats.json", "application/json"),
     artifact("archive", f"{REQUEST}/{TASK}/archive.zip", "application/zip"),
     artifact("scene", f"{REQUEST}/scenes/0a1b.tif"),
@@ -159,10 +160,13 @@ def test_a_segmentation_is_described_whole(tmp_path: Path) -> None:
     assert {key: asset["href"] for key, asset in document["assets"].items()} == {
         "prediction": f"./{TASK}_pred.tif",
         "rgb": f"./{TASK}_rgb.tif",
+        "thumbnail": f"./{TASK}_quicklook.png",
         "stats": f"./{TASK}_stats.json",
         "archive": "./archive.zip",
         "input": f"../../{REQUEST}/scenes/0a1b.tif",
     }
+    thumbnail = document["assets"]["thumbnail"]
+    assert (thumbnail["type"], thumbnail["roles"]) == ("image/png", ["thumbnail", "overview"])
     assert document["assets"]["prediction"]["bands"] == [
         {
             "name": "class",

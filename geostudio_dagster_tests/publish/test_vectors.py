@@ -14,8 +14,9 @@ import pyogrio
 from shapely.geometry import LineString, Point, box, mapping
 
 from geostudio_dagster.planning.output_styles import VectorStyle
+from geostudio_dagster.processors.features import TaskFile, join_features
 from geostudio_dagster.publish.sld import style_document
-from geostudio_dagster.publish.vectors import TaskFile, geojson_of, join_features
+from geostudio_dagster.publish.vectors import geojson_of
 
 SLD = "{http://www.opengis.net/sld}"
 OGC = "{http://www.opengis.net/ogc}"

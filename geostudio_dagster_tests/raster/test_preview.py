@@ -4,12 +4,21 @@ import io
 from pathlib import Path
 
 import numpy as np
+import pytest
 import rasterio
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from geostudio_dagster.models.bundle import BundleManifest
+from geostudio_dagster.raster.cog import write_cog
 from geostudio_dagster.raster.preview import preview_png
-from geostudio_dagster_tests.prediction.builders import write_raster
+from geostudio_dagster_tests.prediction.builders import GRID, write_raster
+
+CLASSES = [
+    {"value": 0, "name": "dry", "colour": "#102030", "opacity": 0},
+    {"value": 1, "name": "wet", "colour": "#405060"},
+]
 
 
 def picture(path: Path, **more: object) -> np.ndarray:
@@ -82,3 +91,60 @@ def test_a_single_band_is_grey_and_an_empty_one_transparent(tmp_path: Path) -> N
     assert image[0, 0].tolist() == [0, 0, 0, 255]
     empty = np.full((1, 10, 10), np.nan, np.float32)
     assert (picture(write_raster(tmp_path / "e.tif", empty, block=16))[..., 3] == 0).all()
+
+
+def test_classes_without_a_colour_table_show_in_the_models_colours(tmp_path: Path) -> None:
+    values = np.array([[[0, 1, 999, 65535]]], np.uint16)
+    path = write_raster(tmp_path / "m.tif", values, nodata=65535, block=16)
+    of_classes = manifest(task="segmentation", classes=CLASSES)
+    bytes_ = write_raster(tmp_path / "b.tif", np.array([[[1, 0]]], np.uint8), block=16)
+    image = picture(bytes_, manifest=of_classes, more_colours={999: "#cccccc"})
+    assert image[0].tolist() == [[64, 80, 96, 255], [16, 32, 48, 255]]
+    image = picture(path, manifest=of_classes, more_colours={999: "#cccccc"})
+    assert image[0].tolist() == [
+        [16, 32, 48, 255],  # opaque: what is transparent has no data
+        [64, 80, 96, 255],
+        [204, 204, 204, 255],
+        [0, 0, 0, 0],
+    ]
+
+
+def test_of_a_band_per_class_the_likeliest_shows(tmp_path: Path) -> None:
+    shares = np.array([[[200, 100, 90, 255]], [[0, 100, 110, 255]]], np.uint8)
+    path = write_raster(tmp_path / "p.tif", shares, nodata=255, block=16)
+    image = picture(
+        path, manifest=manifest(task="segmentation", classes=CLASSES, output="probabilities")
+    )
+    assert image[0].tolist() == [
+        [16, 32, 48, 255],
+        [16, 32, 48, 255],  # of equals the first, as in a class map
+        [64, 80, 96, 255],
+        [0, 0, 0, 0],
+    ]
+
+
+@given(st.integers(1, 3000), st.integers(1, 3000), st.integers(1, 1024))
+@settings(max_examples=20, deadline=None)
+def test_pictures_are_not_distorted_and_not_larger_than_asked(
+    tmp_path_factory: pytest.TempPathFactory, width: int, height: int, most: int
+) -> None:
+    path = tmp_path_factory.mktemp("s") / "r.tif"
+    profile = {"dtype": "uint8", "sparse_ok": True, "transform": GRID, "crs": "EPSG:32633"}
+    with rasterio.open(path, "w", "GTiff", width, height, 1, **profile):
+        pass
+    high, wide, _ = picture(path, max_size=most).shape
+    scale = min(1, most / max(width, height))
+    assert max(high, wide) == min(most, max(width, height))
+    assert abs(wide - width * scale) <= 1
+    assert abs(high - height * scale) <= 1
+
+
+def test_the_same_cog_gives_the_same_bytes_from_its_overviews(tmp_path: Path) -> None:
+    rows, columns = np.mgrid[:1500, :2300]
+    rough = write_raster(tmp_path / "r.tif", np.hypot(rows, columns).astype(np.float32)[np.newaxis])
+    write_cog(rough, tmp_path / "cog.tif", "average")
+    first = preview_png(tmp_path / "cog.tif", 512)
+    assert preview_png(tmp_path / "cog.tif", 512) == first
+    image = np.asarray(Image.open(io.BytesIO(first)))
+    assert image.shape == (334, 512, 4)
+    assert (np.diff(image[:, 0, 0].astype(int)) >= 0).all()  # from the upper left, ever lighter
