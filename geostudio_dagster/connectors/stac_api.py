@@ -93,9 +93,7 @@ def search(
         )
 
 
-def _first(
-    source: StacSearch, bbox: Sequence[float], span: tuple[datetime, datetime]
-) -> _Call:
+def _first(source: StacSearch, bbox: Sequence[float], span: tuple[datetime, datetime]) -> _Call:
     body: Document = {
         "collections": [source.collection],
         "bbox": list(bbox),

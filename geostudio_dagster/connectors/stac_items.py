@@ -85,7 +85,7 @@ def granule_of(
     bands: dict[str, BandSource] = {}
     lacks: list[str] = []
     for name, place in wanted.items():
-        asset = _mapping(item.get("assets")).get(place.asset)
+        asset = _mapping(_mapping(item.get("assets")).get(place.asset))
         try:
             href = _href(asset, place.asset, link, settings)
         except ValueError as error:
@@ -104,13 +104,13 @@ def granule_of(
     )
 
 
-def _href(asset: Any, key: str, link: str | None, settings: Settings) -> str:
+def _href(asset: Document, key: str, link: str | None, settings: Settings) -> str:
     """The asset's address, checked.
 
     Raises:
         ValueError: it has none that can be read here.
     """
-    if not isinstance(asset, Mapping) or not isinstance(asset.get("href"), str):
+    if not isinstance(asset.get("href"), str):
         raise ValueError(f"no asset {key}")  # noqa: TRY004 - what items say is data
     kind = str(asset.get("type") or "image/tiff").lower()
     if not kind.startswith("image/tiff"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from pyproj import Transformer
@@ -36,6 +37,17 @@ def tile_outline(name: str, field: str) -> dict[str, Any]:
             "give one, or the area itself in spatial_domain.bbox",
         )
     return {"type": "Polygon", "coordinates": [[*ring, ring[0]]]}
+
+
+def tile_outlines(names: Sequence[str]) -> list[dict[str, Any]]:
+    """The outlines of a request's ``spatial_domain.tiles``.
+
+    Raises:
+        InvalidRequest: one is of no kind that is known.
+    """
+    return [
+        tile_outline(name, f"spatial_domain.tiles.{number}") for number, name in enumerate(names)
+    ]
 
 
 def _xyz(text: str) -> list[tuple[float, float]] | None:
@@ -71,9 +83,9 @@ def _mgrs(text: str) -> list[tuple[float, float]] | None:
         middle = to_degrees.transform(easting + _SQUARE / 2, northing + _SQUARE / 2)[1]
         if south - 1 <= middle <= south + (_BAND_DEGREES if band != "X" else 12) + 1:
             steps = [_SQUARE * n / (_EDGE_POINTS - 1) for n in range(_EDGE_POINTS)]
-            edge = [(easting + step, northing) for step in steps[:-1]]
-            edge += [(easting + _SQUARE, northing + step) for step in steps[:-1]]
-            edge += [(easting + step, northing + _SQUARE) for step in steps[:0:-1]]
-            edge += [(easting, northing + step) for step in steps[:0:-1]]
-            return [to_degrees.transform(*point) for point in edge]
+            edge = [(step, 0.0) for step in steps[:-1]]
+            edge += [(float(_SQUARE), step) for step in steps[:-1]]
+            edge += [(step, float(_SQUARE)) for step in steps[:0:-1]]
+            edge += [(0.0, step) for step in steps[:0:-1]]
+            return [to_degrees.transform(easting + x, northing + y) for x, y in edge]
     return None

@@ -60,6 +60,11 @@ class SceneGrid:
         west, _, east, _ = self.area.bounds
         return float(west + east) / 2
 
+    @property
+    def is_polar(self) -> bool:
+        """Whether it is around a pole."""
+        return self.crs in (_UPS_NORTH, _UPS_SOUTH)
+
     def place(self, window: Window, margin: int = 0) -> shapely.Polygon:
         """A window and ``margin`` pixels around it, in the grid's CRS."""
         column, row, width, height = window

@@ -9,7 +9,7 @@ from uuid import uuid4
 
 from geostudio_dagster.catalog import Plan
 from geostudio_dagster.planning.admission import Checked
-from geostudio_dagster.planning.plan import make_plan
+from geostudio_dagster.planning.planner import planned
 from geostudio_dagster.settings import Settings
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def trial_plan(installation: Installation, checked: Checked) -> Trial:
     """Plan a checked request as it would be planned; of very many scenes only a sample.
 
     Raises:
-        InvalidRequest: the scenes make more tasks than allowed.
+        InvalidRequest: there are more tasks than allowed, or areas have no data.
     """
     spec = checked.spec
     urls = spec.spatial_domain.urls
@@ -48,14 +48,14 @@ def trial_plan(installation: Installation, checked: Checked) -> Trial:
         domain = spec.spatial_domain.model_copy(update={"urls": urls[::step]})
         changes = {"spatial_domain": domain, "temporal_domain": dates[::step]}
         spec = spec.model_copy(update=changes)
-    plan = make_plan(
+    plan = planned(
+        installation,
         spec,
         str(uuid4()),
-        installation.bundle(checked.model).manifest,
-        _impatient(installation.settings),
-        installation.catalog.prediction_speed(checked.model.id),
-        positions={link.position for link in checked.chain},
-    )
+        checked.model,
+        {link.position for link in checked.chain},
+        settings=_impatient(installation.settings),
+    ).plan
     if step == 1:
         return Trial(plan)
     sampled = len(spec.spatial_domain.urls)
