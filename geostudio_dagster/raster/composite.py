@@ -24,6 +24,7 @@ from rasterio.crs import CRS
 from rasterio.enums import Resampling
 from rasterio.errors import RasterioError
 from rasterio.vrt import WarpedVRT
+from rasterio.warp import transform
 from rasterio.windows import Window
 
 from geostudio_dagster.errors import Cancelled, TaskError
@@ -34,6 +35,8 @@ from geostudio_dagster.raster.scene import DRIVER, ONLY_THE_FILE, File
 _CHUNK = 2 * BLOCK  # pixels of the squares that are made at a time
 _GDAL_CACHE = 64 * 1024**2  # bytes; by default GDAL would keep a twentieth of the memory
 _WARP_MEMORY = 64  # MB
+_EXACT = 1e-9  # pixels that positions may be off: rasterio 1.4 takes no 0
+_SAME_SIZE = 0.95  # pixels of two projections differ a little; smaller ones are averaged
 _SAMPLE = 512  # pixels of the side that a stretch is found by
 _PERCENTILES = (2.0, 98.0)
 
@@ -253,6 +256,7 @@ def _view(dataset: Any, band: BandInput, canvas: Canvas, file: File) -> Any:
     options: dict[str, Any] = {"src_nodata": nodata, "nodata": nodata}
     if nodata is None:
         options = {"add_alpha": True}
+    across, down = _scale(dataset, canvas)
     return WarpedVRT(
         dataset,
         crs=canvas.crs,
@@ -260,10 +264,30 @@ def _view(dataset: Any, band: BandInput, canvas: Canvas, file: File) -> Any:
         width=canvas.width,
         height=canvas.height,
         resampling=Resampling.nearest if band.codes else Resampling.bilinear,
-        tolerance=0,
+        tolerance=_EXACT,
         warp_mem_limit=_WARP_MEMORY,
+        # GDAL would find them anew for every window that is read, and differently.
+        XSCALE=f"{across:.9g}",
+        YSCALE=f"{down:.9g}",
         **options,
     )
+
+
+def _scale(dataset: Any, canvas: Canvas) -> tuple[float, float]:
+    """Scene's pixels that a raster's pixel is wide and high, at most 1, as GDAL smooths by it."""
+    column, row = dataset.width / 2, dataset.height / 2
+    corners = [(column, row), (column + 1, row), (column, row + 1)]
+    points = [dataset.transform @ corner for corner in corners]
+    if dataset.crs != canvas.crs:
+        eastings, northings = transform(
+            dataset.crs, canvas.crs, [x for x, _ in points], [y for _, y in points]
+        )
+        points = list(zip(eastings, northings, strict=True))
+    (x, y), *others = points
+    across, down = (math.hypot(to_x - x, to_y - y) for to_x, to_y in others)
+    sizes = across / abs(canvas.transform.a), down / abs(canvas.transform.e)
+    wide, high = (1.0 if size > _SAME_SIZE else size for size in sizes)
+    return wide, high
 
 
 def _read(
