@@ -54,7 +54,7 @@ def trial_plan(installation: Installation, checked: Checked) -> Trial:
         str(uuid4()),
         checked.model,
         {link.position for link in checked.chain},
-        settings=_impatient(installation.settings),
+        settings=impatient(installation.settings),
     ).plan
     if step == 1:
         return Trial(plan)
@@ -63,8 +63,8 @@ def trial_plan(installation: Installation, checked: Checked) -> Trial:
     return Trial(replace(plan, estimate=_scaled(plan.estimate, factor)), sampled, factor)
 
 
-def _impatient(settings: Settings) -> Settings:
-    """Somebody waits for the answer: a host that is slow to answer counts as silent."""
+def impatient(settings: Settings) -> Settings:
+    """Settings for where somebody waits: a host that is slow to answer counts as silent."""
     patience = min(settings.fetch.timeout_s, _PATIENCE_S)
     fetch = settings.fetch.model_copy(update={"timeout_s": patience, "attempts": 1})
     return settings.model_copy(update={"fetch": fetch})
