@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
-import numpy as np
 import pystac
 import rasterio
 import shapely
@@ -72,9 +72,10 @@ class StacApi:
             told: what the item says of each band's pixels (``raster:bands``).
         """
         assets = {}
+        transform = Affine(resolution, 0, corner[0], 0, -resolution, corner[1])
         for band, pixels in bands.items():
             path = self.folder / f"{name}-{band}.tif"
-            write_cog(path, pixels, crs, corner, resolution, nodata)
+            write_cog(path, pixels, crs=crs, transform=transform, nodata=nodata)
             assets[band] = pystac.Asset(
                 f"{self.url}/files/{path.name}",
                 media_type=pystac.MediaType.COG,
@@ -82,11 +83,7 @@ class StacApi:
                 extra_fields={"raster:bands": [dict(told)]} if told is not None else {},
             )
         height, width = next(iter(bands.values())).shape
-        place = footprint(
-            CRS.from_string(crs),
-            (resolution, 0, corner[0], 0, -resolution, corner[1]),
-            (0, 0, width, height),
-        )
+        place = footprint(CRS.from_string(crs), tuple(transform)[:6], (0, 0, width, height))
         assert place is not None
         clouds = {} if cloud is None else {"eo:cloud_cover": cloud}
         item = pystac.Item(
@@ -140,8 +137,6 @@ class StacApi:
 
     def _next(self, query: Mapping[str, Any], token: int) -> dict[str, Any]:
         if self.by_get:
-            from urllib.parse import urlencode
-
             whole = urlencode({"query": json.dumps({**query, "token": token})})
             return {"rel": "next", "href": f"/search?{whole}"}
         return {
@@ -161,31 +156,22 @@ class StacApi:
         return FileResponse(self.folder / name)
 
 
-def write_cog(
-    path: Path,
-    pixels: NDArray[Any],
-    crs: str,
-    corner: tuple[float, float],
-    resolution: float,
-    nodata: float | None,
-) -> None:
+def write_cog(path: Path, pixels: NDArray[Any], **profile: Any) -> None:
     """A real COG of one band."""
-    planes = pixels[np.newaxis] if pixels.ndim == 2 else pixels
+    height, width = pixels.shape
     with rasterio.open(
         path,
         "w",
         driver="COG",
-        width=planes.shape[2],
-        height=planes.shape[1],
-        count=planes.shape[0],
-        dtype=planes.dtype,
-        crs=crs,
-        transform=Affine(resolution, 0, corner[0], 0, -resolution, corner[1]),
-        nodata=nodata,
+        width=width,
+        height=height,
+        count=1,
+        dtype=pixels.dtype,
         compress="deflate",
         blocksize=128,
+        **profile,
     ) as file:
-        file.write(planes)
+        file.write(pixels, 1)
 
 
 @contextmanager
