@@ -19,6 +19,7 @@ from geostudio_dagster.stac_settings import StacSource
 
 TASK_SIDE = 4096  # pixels of a task's square, where the request names no task_size
 _MOST_WINDOWS = 1_000_000
+_EDGE = -0.5  # pixels: what only touches a window's edge does not meet it
 _NEAR_DEGREES = 2.0  # around a grid: what of a granule lies farther off is not projected
 
 
@@ -66,7 +67,7 @@ def windows_of(grid: SceneGrid, spec: RequestSpec, settings: Settings) -> list[W
     if len(windows) == 1:
         return windows
     meets = shapely.intersects(
-        grid.outline, np.array([grid.place(window) for window in windows], dtype=object)
+        grid.outline, np.array([grid.place(window, _EDGE) for window in windows], dtype=object)
     )
     return [window for window, does in zip(windows, meets, strict=True) if does]
 
@@ -78,7 +79,7 @@ def with_data(
     margin: int,
 ) -> dict[int, tuple[int, ...]]:
     """By place in ``windows``, those that meet a granule, and which meet it or its margin."""
-    inner = np.array([grid.place(window) for window in windows], dtype=object)
+    inner = np.array([grid.place(window, _EDGE) for window in windows], dtype=object)
     outer = np.array([grid.place(window, margin) for window in windows], dtype=object)
     for outline in outlines:
         shapely.prepare(outline)

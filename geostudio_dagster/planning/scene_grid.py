@@ -65,8 +65,8 @@ class SceneGrid:
         """Whether it is around a pole."""
         return self.crs in (_UPS_NORTH, _UPS_SOUTH)
 
-    def place(self, window: Window, margin: int = 0) -> shapely.Polygon:
-        """A window and ``margin`` pixels around it, in the grid's CRS."""
+    def place(self, window: Window, margin: float = 0) -> shapely.Polygon:
+        """A window and ``margin`` pixels around it, in the grid's CRS; less of it if negative."""
         column, row, width, height = window
         size = self.resolution
         return box(

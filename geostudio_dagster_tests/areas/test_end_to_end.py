@@ -81,3 +81,16 @@ def _predictions(installation: Installation, request: str) -> list[NDArray[np.fl
         with rasterio.open(installation.storage.path(granule["key"])) as raster:
             rasters.append(raster.read(masked=True).filled(np.nan))
     return rasters
+
+
+def test_a_granule_without_a_pixel_of_the_area_leaves_a_layer_without_data(
+    installation: Installation, model: ModelRecord, stac: StacApi, driver: Driver
+) -> None:
+    empty = np.zeros((600, 600), np.uint16)
+    stac.granule("G1", f"{DAY}T10:00:00Z", {"red": empty, "nir": empty})
+    request = submit_area(installation, model)
+    assert driver.until_over(request) == "COMPLETED"
+    (task,) = tasks_of(installation, request)
+    assert task.step("url-connector").metrics["filled"] == 0
+    (prediction,) = _predictions(installation, request)
+    assert np.isnan(prediction).all()
