@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 Text = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00]*$")]
+# Bands of codes whatever is told of them: of Sentinel-2, HLS and Landsat.
+_CODES = frozenset({"scl", "fmask", "qa", "qa_pixel", "qa_radsat", "qa_aerosol"})
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
@@ -106,7 +108,7 @@ class StacSource(BaseModel):
     def is_class(self, name: str) -> bool:
         """Whether a band holds codes, which are never interpolated."""
         masks = str((self.cloud_masking or {}).get("band", ""))
-        codes = {one.lower() for one in (*self.search.classes, masks) if one}
+        codes = _CODES | {one.lower() for one in (*self.search.classes, masks) if one}
         wanted = name.strip().lower()
         return any(one.lower() in codes for names in self._named(wanted) for one in names) or (
             wanted in codes

@@ -13,6 +13,7 @@ from geostudio_dagster.connectors.addresses import (
     UnacceptableAddressError,
     http_url,
     refuse_closed_number,
+    shown,
 )
 from geostudio_dagster.settings import Settings
 from geostudio_dagster.stac_settings import AssetBand, StacSearch
@@ -22,6 +23,7 @@ from geostudio_dagster.stac_settings import AssetBand, StacSearch
 _BASELINE, _SINCE = "s2:processing_baseline", 4.0
 _OFFSET, _SCALE = -0.1, 1e-4
 _NO_REFLECTANCE = frozenset({"aot", "wvp", "scl", "cld", "snw", "visual", "tci"})
+_LONGEST_NAME = 200  # characters
 _OFFSET_IS_OFF = ("earthsearch:boa_offset_applied", "sentinel:boa_offset_applied")
 
 Document = Mapping[str, Any]
@@ -79,7 +81,10 @@ def granule_of(
     properties = _mapping(item.get("properties"))
     moment = _moment(properties)
     geometry = _geometry(item)
-    if moment is None or geometry is None or not isinstance(item.get("id"), str):
+    identifier = item.get("id")
+    if moment is None or geometry is None or not isinstance(identifier, str):
+        return None
+    if not identifier.isprintable():  # no database holds a NUL
         return None
     link = _self_link(item)
     bands: dict[str, BandSource] = {}
@@ -94,7 +99,7 @@ def granule_of(
         bands[name] = _source(href, asset, place, properties, search, is_class=name in classes)
     cloud = properties.get(search.cloud_cover) if search.cloud_cover else None
     return Granule(
-        id=item["id"],
+        id=identifier[:_LONGEST_NAME],
         moment=moment,
         cloud=_number(cloud),
         geometry=geometry,
@@ -114,13 +119,14 @@ def _href(asset: Document, key: str, link: str | None, settings: Settings) -> st
         raise ValueError(f"no asset {key}")  # noqa: TRY004 - what items say is data
     kind = str(asset.get("type") or "image/tiff").lower()
     if not kind.startswith("image/tiff"):
-        raise ValueError(f"asset {key} is {kind[:60]}, and GeoTIFFs are read")
+        raise ValueError(f"asset {key} is {shown(kind)[:60]}, and GeoTIFFs are read")
     offered = [asset, *_mapping(asset.get("alternate")).values()]
     texts = [str(_mapping(one).get("href", "")) for one in offered]
     texts = [urljoin(link, text) if link and "://" not in text else text for text in texts]
     address = next((text for text in texts if text.lower().startswith(("http:", "https:"))), None)
     if address is None:
-        raise ValueError(f"asset {key} has no http(s) address ({texts[0].partition(':')[0][:20]})")
+        scheme = shown(texts[0]).partition(":")[0][:20]
+        raise ValueError(f"asset {key} has no http(s) address ({scheme})")
     try:
         url = http_url(address)
         refuse_closed_number(url.host, address, settings)
@@ -207,8 +213,10 @@ def _self_link(item: Document) -> str | None:
     links = item.get("links")
     for link in links if isinstance(links, list) else ():
         if isinstance(link, Mapping) and link.get("rel") == "self":
-            href = link.get("href")
-            return href if isinstance(href, str) else None
+            try:
+                return str(http_url(str(link.get("href"))))
+            except UnacceptableAddressError:
+                return None
     return None
 
 

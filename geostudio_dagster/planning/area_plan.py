@@ -119,6 +119,16 @@ class _Work:
         found = {name: self.source.asset_of(name) for name in names}
         return {name: place for name, place in found.items() if place is not None}
 
+    @property
+    def classes(self) -> frozenset[str]:
+        """Those of the bands that hold codes, what masks by among them."""
+        masks = self.spec.masking.band.lower() if self.spec.masking else None
+        return frozenset(n for n in self.bands if n.lower() == masks or self.source.is_class(n))
+
+    def question(self, grid: SceneGrid) -> Question:
+        """What the source is asked of a grid."""
+        return Question(self.source, self.bands, grid.area, self.classes)
+
     def scenes(
         self, grids: Sequence[SceneGrid], found: Sequence[Sequence[Found]]
     ) -> Iterator[_Scene]:
@@ -214,7 +224,7 @@ class _Work:
         ordered: Sequence[Found],
         tasks: Mapping[str, tuple[Window, tuple[int, ...]]],
     ) -> SceneRecipe:
-        bands = tuple(self.bands)
+        bands, classes = tuple(self.bands), self.classes
         return SceneRecipe(
             source=self.source.label,
             date=date,
@@ -224,14 +234,16 @@ class _Work:
             height=grid.height,
             margin=margin,
             physical=self.source.search.values == "physical",
-            stretch=_stretch(self.source, ordered),
-            bands=tuple(RecipeBand(name=n, codes=self.source.is_class(n)) for n in bands),
+            stretch=_stretch(self.source, ordered, classes),
+            bands=tuple(RecipeBand(name=n, codes=n in classes) for n in bands),
             granules=tuple(_recipe_granule(one, bands) for one in ordered),
             tasks={name: used for name, (_, used) in tasks.items()},
         )
 
 
-def _stretch(source: StacSource, found: Sequence[Found]) -> tuple[float, float] | None:
+def _stretch(
+    source: StacSource, found: Sequence[Found], classes: Collection[str]
+) -> tuple[float, float] | None:
     """Numbers that are black and white in pictures: the same for all tiles, so none sticks out.
 
     Reflectances have the usual ones; of anything else each tile shows its own.
@@ -243,7 +255,7 @@ def _stretch(source: StacSource, found: Sequence[Found]) -> tuple[float, float] 
         pixels.scale
         for one in found
         for name, pixels in one.granule.bands.items()
-        if not source.is_class(name)
+        if name not in classes
     }
     if scales != {_REFLECTANCE}:
         return None
@@ -290,14 +302,10 @@ def _search(
             f"{_MOST_SEARCHES} are made",
             "give periods instead of days, or fewer areas",
         )
-    bands = work.bands
     found: list[list[Found]] = [[] for _ in grids]
     with ThreadPoolExecutor(_SEARCHES_AT_ONCE, thread_name_prefix="search") as pool:
         answers = pool.map(
-            lambda pair: find(
-                Question(work.source, bands, grids[pair[0]].area), pair[1], work.settings
-            ),
-            asked,
+            lambda pair: find(work.question(grids[pair[0]]), pair[1], work.settings), asked
         )
         for (place, _), here in zip(asked, answers, strict=True):
             found[place] += here
@@ -344,8 +352,7 @@ def _nothing(
     problem = f"{work.source.label} has no data of these areas {when}"
     if any(found):
         problem += f" that can be used ({' '.join(dict.fromkeys(work.notes)).rstrip('.')})"
-    question = Question(work.source, work.bands, grids[0].area)
-    near = nearest_days(question, periods, work.spec.maxcc, work.settings)
+    near = nearest_days(work.question(grids[0]), periods, work.spec.maxcc, work.settings)
     if near:
         remedy = f"the nearest dates are {' and '.join(str(day) for day in near)}"
     else:

@@ -43,11 +43,13 @@ class Question:
 
     Attributes:
         wanted: the bands that are needed, by name. area: polygon, EPSG:4326.
+        classes: those of the bands that hold codes.
     """
 
     source: StacSource
     wanted: Mapping[str, AssetBand]
     area: shapely.Geometry
+    classes: frozenset[str] = frozenset()
 
     @property
     def longitude(self) -> float:
@@ -77,13 +79,13 @@ def find(
         TaskError: as for :func:`connectors.stac_api.search`.
     """
     source, days = question.source, period
-    classes = frozenset(name for name in question.wanted if source.is_class(name))
     span = _in_utc(days, question.longitude)
     pages = {} if most_pages is None else {"most_pages": most_pages}
     found: dict[str, Found] = {}
     unread = 0
+    shapely.prepare(question.area)
     for item in search(source.search, question.area.bounds, span, settings, **pages):
-        granule = granule_of(item, source.search, question.wanted, classes, settings)
+        granule = granule_of(item, source.search, question.wanted, question.classes, settings)
         if granule is None:
             unread += 1
             continue

@@ -268,3 +268,35 @@ def test_bands_are_found_by_any_of_their_names(stac: StacApi) -> None:
     assert source.asset_of("TCR") == AssetBand("visual", 2)
     assert source.asset_of("nir") == AssetBand("nir")
     assert source.asset_of("green") is None
+
+
+def test_what_is_masked_by_is_never_interpolated_whatever_it_is_called(
+    place: Installation, model: ModelRecord, stac: StacApi
+) -> None:
+    plain = described(stac, assets={"clouds": "scl"})
+    plain = plain.model_copy(update={"cloud_masking": None, "bands": plain.bands[:2]})
+    settings = place.settings.model_copy(update={"stac": (plain,)})
+    codes = np.random.default_rng(3).choice([4, 8, 11], (300, 300)).astype(np.uint8)
+    item = stac.granule("a", f"{DAY}T10:00:00Z", bands(pixels(seed=1)))
+    coarse = stac.granule("b", f"{DAY}T10:00:00Z", {"scl": codes}, resolution=20.0)
+    item["assets"]["scl"] = coarse["assets"]["scl"]
+    stac.items.remove(coarse)
+    masking = {"band": "Clouds", "encoding": "sentinel2_scl", "kinds": ["cloud"]}
+    described_so = Installation(settings, place.catalog, place.storage)
+    (task,) = brought(described_so, submit_area(described_so, model, masking=masking))
+    with scene_of(place, task) as scene:
+        assert set(np.unique(scene.read(3))) == {4, 8, 11}
+
+
+def test_names_of_items_that_no_database_can_hold_are_passed_over(
+    place: Installation, model: ModelRecord, stac: StacApi
+) -> None:
+    stac.granule("bad", f"{DAY}T10:00:00Z", bands(pixels(seed=1)), cloud=1)["id"] = "a\0b"
+    odd = stac.granule("odd", f"{DAY}T10:00:00Z", bands(pixels(seed=1)), cloud=1)
+    odd["assets"]["nir"]["type"] = "text/\0html"
+    stac.granule("good", f"{DAY}T10:00:00Z", bands(pixels(seed=2)), cloud=2)
+    request = submit_area(place, model)
+    (task,) = brought(place, request)
+    assert place.catalog.artifact(task.id, "scene").metadata["granules"] == ["good"]
+    (note,) = place.catalog.request(request).estimate["missing"]
+    assert note.isprintable()
