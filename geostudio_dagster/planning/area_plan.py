@@ -352,9 +352,15 @@ def _nothing(
     problem = f"{work.source.label} has no data of these areas {when}"
     if any(found):
         problem += f" that can be used ({' '.join(dict.fromkeys(work.notes)).rstrip('.')})"
-    near = nearest_days(work.question(grids[0]), periods, work.spec.maxcc, work.settings)
+    return InvalidRequest("temporal_domain", problem, _advice(work, grids[0], periods))
+
+
+def _advice(work: _Work, grid: SceneGrid, periods: Sequence[Period]) -> str:
+    """When there is data of an area, as far as that is quickly found out."""
+    try:
+        near = nearest_days(work.question(grid), periods, work.spec.maxcc, work.settings)
+    except TaskError:  # the question itself was answered: there is nothing
+        return "choose other dates or another source"
     if near:
-        remedy = f"the nearest dates are {' and '.join(str(day) for day in near)}"
-    else:
-        remedy = "choose other dates or another source; there is none within 45 days either"
-    return InvalidRequest("temporal_domain", problem, remedy)
+        return f"the nearest dates are {' and '.join(str(day) for day in near)}"
+    return "choose other dates or another source; there is none within 45 days either"
