@@ -58,6 +58,10 @@ class GatewaySettings(BaseModel):
         default=7.0, ge=0, description="Days that files of deleted requests are still kept."
     )
 
+    audit_days: int = Field(
+        default=365, ge=0, description="Days that it is kept who did what; 0 writes nothing."
+    )
+
     @field_validator("jwks_url")
     @classmethod
     def _safe_address(cls, value: str | None) -> str | None:

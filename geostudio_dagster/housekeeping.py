@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from geostudio_dagster.audit_log import remove_before
 from geostudio_dagster.catalog import RequestRecord
 from geostudio_dagster.installation import Installation
 from geostudio_dagster.models.programs import remove_unused_programs
@@ -39,6 +40,7 @@ def tidy(installation: Installation, now: dt.datetime) -> list[str]:
         _models,
         _programs,
         _scratch,
+        _audit,
     )
     for chore in chores:
         try:
@@ -148,6 +150,13 @@ def _scratch(installation: Installation, now: dt.datetime) -> Iterator[str]:
                 path.unlink(missing_ok=True)
             removed += 1
             yield f"scratch {path.name}"
+
+
+def _audit(installation: Installation, now: dt.datetime) -> Iterator[str]:
+    days = installation.settings.gateway.audit_days
+    if days:
+        before = now.astimezone(dt.UTC).date() - dt.timedelta(days=days)
+        yield from remove_before(installation.settings.audit, before)
 
 
 def _is_silent(path: Path, since: float) -> bool:

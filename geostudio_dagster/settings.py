@@ -332,6 +332,11 @@ class Settings(BaseSettings):
         return self.data_folder / "programs"
 
     @property
+    def audit(self) -> Path:
+        """Folder of the files that say who did what over the API."""
+        return self.data_folder / "audit"
+
+    @property
     def inbox(self) -> Path:
         """Folder where request files are dropped."""
         return self.data_folder / "inbox"

@@ -25,12 +25,12 @@ from geostudio_dagster.catalog.changes import add_event, chunks, lock_request
 from geostudio_dagster.catalog.database import Database, utc_now
 from geostudio_dagster.catalog.pages import Column, Paging, beside_total
 from geostudio_dagster.catalog.records import (
-    LayerRecord,
     RequestRecord,
+    ShownLayer,
     StepRecord,
     TaskRecord,
 )
-from geostudio_dagster.catalog.rows import columns, layer_record, request_record, task_record
+from geostudio_dagster.catalog.rows import columns, request_record, shown_layer, task_record
 from geostudio_dagster.catalog.schema import Layer, Request, Step, Task
 from geostudio_dagster.catalog.states import LIVE_REQUESTS, RequestStatus, StepStatus
 from geostudio_dagster.catalog.stopping import begin_to_stop
@@ -89,7 +89,7 @@ _TASK = columns(Task, TaskRecord)
 _TASKS = "tasks"
 _OF_REQUESTS = bindparam("requests", type_=String, expanding=True)
 _LAYERS = (
-    select(*columns(Layer, LayerRecord))
+    select(*columns(Layer, ShownLayer))
     .where(Layer.request_id.in_(_OF_REQUESTS))
     .order_by(Layer.request_id, Layer.position)
 )
@@ -278,12 +278,12 @@ class RequestListing(Database):
                 found[request_id][kind == _TASKS][status] = number
         return dict(found)
 
-    def layers_of_requests(self, request_ids: Sequence[str]) -> dict[str, list[LayerRecord]]:
+    def layers_of_requests(self, request_ids: Sequence[str]) -> dict[str, list[ShownLayer]]:
         """The layers of many requests, each in their order."""
-        found: dict[str, list[LayerRecord]] = defaultdict(list)
+        found: dict[str, list[ShownLayer]] = defaultdict(list)
         for part in chunks(request_ids):
             for row in self._rows(_LAYERS, requests=part):
-                found[row.request_id].append(layer_record(row))
+                found[row.request_id].append(shown_layer(row))
         return dict(found)
 
     def each_task(

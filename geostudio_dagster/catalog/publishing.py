@@ -132,8 +132,10 @@ class Publishing(Database):
                 )
                 for position, layer in enumerate(layers)
             )
+            now = utc_now()
+            request.updated_at = now  # by which the gateway knows whether what it remembers holds
             names = [layer.name for layer in layers]
-            add_event(session, request_id, "layers_ready", utc_now(), layers=names)
+            add_event(session, request_id, "layers_ready", now, layers=names)
 
     def layers(self, request_id: str) -> list[LayerRecord]:
         """The request's layers, in the order in which they were recorded."""

@@ -191,6 +191,18 @@ class LayerRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class ShownLayer:
+    """What lists show of a layer; not its granules, of which there may be 100,000."""
+
+    request_id: str
+    name: str
+    title: str
+    bounds: tuple[float, float, float, float]
+    style: dict[str, Any]
+    uri: str
+
+
+@dataclass(frozen=True, slots=True)
 class EventRecord:
     """Something that happened to a request; ids grow in the order of commit."""
 

@@ -48,10 +48,11 @@ from geostudio_dagster.errors import Conflict, InvalidRequest, NotFound
 _REQUEST_ID = re.compile(r"^[A-Za-z0-9][A-Za-z0-9-]{0,63}$")
 _ROWS = 5_000  # of one insert statement
 _MODEL = select(Model.id).where(Model.id == bindparam("model"))
+_WRITTEN = columns(Request, RequestRecord)
+_INSERT = insert(cast("Table", Request.__table__)).returning(*_WRITTEN)
+# SQLAlchemy compiles this one anew each time.
 _INSERT_IF_NEW = {
-    dialect: insert_into(Request)
-    .on_conflict_do_nothing()
-    .returning(*columns(Request, RequestRecord))
+    dialect: insert_into(Request).on_conflict_do_nothing().returning(*_WRITTEN)
     for dialect, insert_into in (("sqlite", sqlite.insert), ("postgresql", postgresql.insert))
 }
 
@@ -100,7 +101,8 @@ class Requests(Database):
             connection = session.connection()
             if connection.scalar(_MODEL, {"model": model_id}) is None:
                 raise NotFound(f"There is no model with the id {model_id}.")
-            written = connection.execute(_INSERT_IF_NEW[connection.dialect.name], row).first()
+            new = _INSERT if request_id is None else _INSERT_IF_NEW[connection.dialect.name]
+            written = connection.execute(new, row).first()
             if written is not None:
                 pin_processors(session, identifier, processors)
                 add_event(session, identifier, "created", now, owner=owner)

@@ -18,6 +18,7 @@ from geostudio_dagster.catalog.records import (
     ModelRecord,
     RequestRecord,
     ShardRecord,
+    ShownLayer,
     StepRecord,
     TaskRecord,
     Window,
@@ -168,6 +169,18 @@ def layer_record(row: Layer | Row[Any]) -> LayerRecord:
         uri=row.uri,
         digest=row.digest,
         published_at=row.published_at,
+    )
+
+
+def shown_layer(row: Row[Any]) -> ShownLayer:
+    """A layer without its granules."""
+    return ShownLayer(
+        request_id=row.request_id,
+        name=row.name,
+        title=row.title,
+        bounds=cast("tuple[float, float, float, float]", tuple(row.bounds)),
+        style=row.style,
+        uri=row.uri,
     )
 
 

@@ -1,7 +1,8 @@
-"""The gateway's application: ``uvicorn --factory geostudio_dagster.gateway.app:create_app``."""
+"""The gateway's application: ``uvicorn --factory geostudio_dagster.gateway.app:serve``."""
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,6 +12,7 @@ from fastapi import FastAPI
 from fastapi.staticfiles import StaticFiles
 
 from geostudio_dagster import __version__
+from geostudio_dagster.audit_log import AuditLog
 from geostudio_dagster.gateway import (
     documentation,
     elsewhere,
@@ -21,12 +23,13 @@ from geostudio_dagster.gateway import (
     metrics,
 )
 from geostudio_dagster.gateway.addresses import Addresses
+from geostudio_dagster.gateway.audit import Audit
 from geostudio_dagster.gateway.headers import SecurityHeaders
 from geostudio_dagster.gateway.hosts import TrustedHosts
 from geostudio_dagster.gateway.limits import Limits
 from geostudio_dagster.gateway.place import GatewayPlace
 from geostudio_dagster.gateway.problems import handle_problems, responses
-from geostudio_dagster.gateway.v2 import router as v2
+from geostudio_dagster.gateway.v2.router import include_routes
 from geostudio_dagster.settings import Settings, read_settings
 
 log = logging.getLogger(__name__)
@@ -46,6 +49,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             yield
         finally:
             place.close()
+            app.state.audit.close()
 
     app = FastAPI(
         title="geostudio_dagster gateway",
@@ -59,10 +63,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         strict_content_type=False,  # limits looks at it
     )
     app.state.metrics, app.state.readiness = metrics.Metrics(), health.Readiness()
+    app.state.audit = AuditLog(settings.audit)
     _add_middlewares(app, settings)
     handle_problems(app)
+    include_routes(app)
     for router in (
-        v2.router,
         elsewhere.router,
         health.router,
         metrics.router,
@@ -76,8 +81,22 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     return app
 
 
+def serve() -> FastAPI:
+    """:func:`create_app` for a process that does nothing else.
+
+    What was imported and built stays: without this the collector looks through all of it, again
+    and again, while calls wait.
+    """
+    app = create_app()
+    gc.collect()
+    gc.freeze()
+    return app
+
+
 def _add_middlewares(app: FastAPI, settings: Settings) -> None:
     """From the inside out: the last one sees a request first."""
+    if settings.gateway.audit_days:
+        app.add_middleware(Audit, audit_log=app.state.audit)
     app.add_middleware(metrics.NoteRoute)
     app.add_middleware(Limits, settings=settings.gateway)
     app.add_middleware(Addresses)

@@ -106,7 +106,7 @@ def gateway(
             err.print(line, highlight=False, soft_wrap=True)
     with _counted_together() if workers > 1 else nullcontext():
         uvicorn.run(
-            "geostudio_dagster.gateway.app:create_app",
+            "geostudio_dagster.gateway.app:serve",
             factory=True,
             host=host,
             port=port,

@@ -15,6 +15,7 @@ from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse
 from geostudio_dagster.errors import NotFound
 from geostudio_dagster.gateway.addresses import PREFIX
 from geostudio_dagster.gateway.maps import pages
+from geostudio_dagster.gateway.principal import bearer_header, key_header
 from geostudio_dagster.gateway.problems import Problem, responses
 
 router = APIRouter(include_in_schema=False)
@@ -23,6 +24,8 @@ _SWAGGER_FILES = {
     "swagger-ui-bundle.js": "text/javascript; charset=utf-8",
     "swagger-ui.css": "text/css; charset=utf-8",
 }
+_KEY: dict[str, list[str]] = {key_header.scheme_name: []}
+_BEARER: dict[str, list[str]] = {bearer_header.scheme_name: []}
 TAGS = {
     "auth": "API keys.",
     "models": "Models, and what they are made of.",
@@ -82,6 +85,8 @@ def describe(app: FastAPI) -> dict[str, Any]:
         for methods in document["paths"].values():
             methods.pop("head", None)  # as GET, without the body
             for operation in methods.values():
+                if operation.get("security") == [_KEY]:  # see principal.identify
+                    operation["security"] = [_KEY, _BEARER]
                 if "422" in operation["responses"]:  # FastAPI writes its own shape here
                     operation["responses"]["422"] = responses(422)[422]
         schemas = document.setdefault("components", {}).setdefault("schemas", {})

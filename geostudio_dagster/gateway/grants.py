@@ -78,7 +78,7 @@ def visitor_of(
     """
     if grant and not key and bearer is None and place.settings.gateway.auth == "on":
         return Visitor(place, None, grant)
-    return Visitor(place, principal_of(request, place, key, bearer))
+    return Visitor(place, principal_of(request, place, key, bearer.credentials if bearer else None))
 
 
 Guest = Annotated[Visitor, Depends(visitor_of)]

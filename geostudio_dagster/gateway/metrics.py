@@ -217,7 +217,7 @@ def reader(
             return
     if key is None and bearer is None and _is_this_machine(request):
         return
-    if not principal_of(request, place, key, bearer).admin:
+    if not principal_of(request, place, key, bearer.credentials if bearer else None).admin:
         raise HTTPException(403, REFUSED)
 
 

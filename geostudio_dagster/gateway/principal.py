@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from fastapi import Depends, HTTPException, Request, Security
-from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
+from fastapi import Depends, HTTPException, Request
+from fastapi.security import APIKeyHeader, HTTPBearer
+from fastapi.security.base import SecurityBase
+from fastapi.security.utils import get_authorization_scheme_param
 
 from geostudio_dagster.catalog import Viewer
 from geostudio_dagster.catalog.accounts import PREFIX
-from geostudio_dagster.gateway.place import GatewayPlace, Place
+from geostudio_dagster.gateway.place import GatewayPlace
 from geostudio_dagster.gateway.tokens import RefusedTokenError
 from geostudio_dagster.gateway_settings import LOOPBACK
 
@@ -46,12 +48,12 @@ class Principal:
 
 
 def principal_of(
-    request: Request,
-    place: Place,
-    key: Annotated[str | None, Security(key_header)] = None,
-    bearer: Annotated[HTTPAuthorizationCredentials | None, Security(bearer_header)] = None,
+    request: Request, place: GatewayPlace, key: str | None, bearer: str | None
 ) -> Principal:
     """Who asks.
+
+    Args:
+        key: what ``X-API-Key`` says. bearer: what ``Authorization`` says, a token or a key.
 
     Raises:
         HTTPException: 401, without credentials or with wrong ones; 403 where authentication is
@@ -59,13 +61,13 @@ def principal_of(
     """
     if place.settings.gateway.auth == "off":
         return _anybody(request, place)
-    if bearer is not None and not bearer.credentials.startswith(PREFIX):
+    if bearer is not None and not bearer.startswith(PREFIX):
         try:
-            email = place.tokens.email_of(bearer.credentials)
+            email = place.tokens.email_of(bearer)
         except RefusedTokenError as error:
             raise _refused(BAD_TOKEN) from error
         return Principal(place.catalog.viewer(email), "token")
-    value = bearer.credentials if bearer is not None else key
+    value = bearer if bearer is not None else key
     if not value:
         raise _refused(NO_CREDENTIALS)
     viewer = place.catalog.viewer_of_key(value)
@@ -74,11 +76,24 @@ def principal_of(
     return Principal(viewer, "key")
 
 
-async def identify(
-    request: Request, principal: Annotated[Principal, Depends(principal_of)]
-) -> None:
-    """See who asks, before anything else of a route: :data:`Caller` is who that was."""
-    request.state.principal = principal
+class _Identify(SecurityBase):
+    """See who asks, before anything else of a route: :data:`Caller` is who that was.
+
+    One dependency that reads both headers, as each costs every call some of its time. FastAPI
+    takes it for the key's scheme; :mod:`gateway.documentation` adds the other one.
+    """
+
+    model = key_header.model
+    scheme_name = key_header.scheme_name
+
+    def __call__(self, request: Request) -> None:
+        scheme, credentials = get_authorization_scheme_param(request.headers.get("Authorization"))
+        bearer = credentials if credentials and scheme.lower() == "bearer" else None
+        key = request.headers.get(key_header.model.name)
+        request.state.principal = principal_of(request, request.app.state.place, key, bearer)
+
+
+identify = _Identify()
 
 
 async def _identified(request: Request) -> Principal:

@@ -7,12 +7,12 @@ from typing import Annotated
 
 from pydantic import PlainSerializer, WithJsonSchema
 
-_FORMAT = "%Y-%m-%dT%H:%M:%S.%fZ"
-
 
 def api_time(moment: dt.datetime) -> str:
     """An aware time as ``2026-11-20T17:27:11.738572Z``."""
-    return moment.astimezone(dt.UTC).strftime(_FORMAT)
+    # Several times as fast as strftime; lists have two times an entry.
+    plain = moment.astimezone(dt.UTC).replace(tzinfo=None)
+    return f"{plain.isoformat(timespec='microseconds')}Z"
 
 
 ApiTime = Annotated[

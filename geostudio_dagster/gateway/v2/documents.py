@@ -6,6 +6,7 @@ import json
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -19,12 +20,13 @@ from geostudio_dagster.signing import GRANT, request_scope
 
 if TYPE_CHECKING:
     from geostudio_dagster.catalog import LayerRecord, RequestRecord, StepRecord, TaskRecord
+    from geostudio_dagster.catalog.records import ShownLayer
     from geostudio_dagster.gateway.place import GatewayPlace
 
 Document = dict[str, Any]
 Counts = Mapping[StepStatus, int]
 PLANNER = "inference-planner"
-_KEPT_FIGURES = 10_000
+_KEPT_STANDINGS = 10_000
 # Which of our layers shows the file that a client names.
 _LAYER_OF = {
     "model_input_original_image_rgb": "input_rgb",
@@ -34,17 +36,24 @@ _LAYER_OF = {
 _OWN_NAMES = {EARLY_PROCESSOR: PROCESSOR}
 
 
-class Figures:
-    """Counts of steps and tasks; those of requests that are over are remembered."""
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How far a request is: steps and tasks by status, and its layers."""
+
+    steps: Counts
+    tasks: Counts
+    layers: Sequence[ShownLayer]
+
+
+class Standings:
+    """How far requests are; of those that are over it is remembered, until they change."""
 
     def __init__(self) -> None:
-        self._known: OrderedDict[tuple[str, str], tuple[Counts, Counts]] = OrderedDict()
+        self._known: OrderedDict[tuple[str, str], Standing] = OrderedDict()
         self._lock = threading.Lock()
 
-    def of(
-        self, place: GatewayPlace, records: Sequence[RequestRecord]
-    ) -> dict[str, tuple[Counts, Counts]]:
-        """Steps and tasks by status, of each request."""
+    def of(self, place: GatewayPlace, records: Sequence[RequestRecord]) -> dict[str, Standing]:
+        """How far each of the requests is."""
         with self._lock:
             found = {
                 record.id: self._known[_version(record)]
@@ -52,15 +61,18 @@ class Figures:
                 if _version(record) in self._known
             }
         missing = [record for record in records if record.id not in found]
-        asked = [record.id for record in missing if record.n_tasks]
-        figures = place.catalog.figures_of_requests(asked)
+        planned = [record.id for record in missing if record.n_tasks]
+        figures = place.catalog.figures_of_requests(planned)
+        layers = place.catalog.layers_of_requests(planned)
         for record in missing:
-            found[record.id] = figures.get(record.id, ({}, {}))
+            found[record.id] = Standing(
+                *figures.get(record.id, ({}, {})), layers.get(record.id, ())
+            )
         with self._lock:
             for record in missing:
                 if record.status not in LIVE_REQUESTS:
                     self._known[_version(record)] = found[record.id]
-            while len(self._known) > _KEPT_FIGURES:
+            while len(self._known) > _KEPT_STANDINGS:
                 self._known.popitem(last=False)
         return found
 
@@ -70,29 +82,23 @@ def _version(record: RequestRecord) -> tuple[str, str]:
 
 
 def inference_documents(
-    place: GatewayPlace, figures: Figures, records: Sequence[RequestRecord]
+    place: GatewayPlace, standings: Standings, records: Sequence[RequestRecord]
 ) -> list[Document]:
     """Many requests as their owners read them."""
-    counts = figures.of(place, records)
-    planned = [record.id for record in records if record.n_tasks]
-    layers = place.catalog.layers_of_requests(planned)
-    return [
-        _inference_document(place, record, *counts[record.id], layers.get(record.id, ()))
-        for record in records
-    ]
+    found = standings.of(place, records)
+    return [_inference_document(place, record, found[record.id]) for record in records]
 
 
 def _inference_document(
     place: GatewayPlace,
     record: RequestRecord,
-    steps: Counts,
-    tasks: Counts,
-    layers: Sequence[LayerRecord],
+    standing: Standing,
 ) -> Document:
     spec = record.spec
     client: Document = spec.get("client") or {}
     planning = planning_status(record)
-    total = sum(steps.values()) + 1
+    steps = standing.steps
+    pushes = client.get("geoserver_push") or ()
     return {
         "spatial_domain": spatial_domain(spec),
         "temporal_domain": client.get("temporal_domain") or spec.get("temporal_domain") or [],
@@ -102,7 +108,7 @@ def _inference_document(
         "model_display_name": client.get("model_display_name"),
         "description": spec.get("description") or None,
         "location": spec.get("location") or None,
-        "geoserver_layers": geoserver_layers(layers, client.get("geoserver_push") or ())
+        "geoserver_layers": geoserver_layers(standing.layers, pushes)
         or client.get("geoserver_layers"),
         "demo": client.get("demo"),
         "model_id": record.card_id or record.model_id,
@@ -114,7 +120,7 @@ def _inference_document(
         "created_at": api_time(record.created_at),
         "updated_at": api_time(record.updated_at),
         "status": record.status.value,
-        "tasks_count_total": total,
+        "tasks_count_total": sum(steps.values()) + 1,
         "tasks_count_success": _count(steps, planning, StepStatus.FINISHED),
         "tasks_count_failed": _count(steps, planning, StepStatus.FAILED),
         "tasks_count_stopped": _count(steps, planning, StepStatus.STOPPED),
@@ -124,7 +130,7 @@ def _inference_document(
         "priority": record.priority,
         "finished_at": api_time(record.finished_at) if record.finished_at else None,
         "tasks_total": record.n_tasks,
-        "tasks_by_status": {status.value: count for status, count in tasks.items()},
+        "tasks_by_status": {status.value: count for status, count in standing.tasks.items()},
         "estimate": record.estimate,
         "map_url": map_address(place, record.id),
         **({"warnings": client["warnings"]} if "warnings" in client else {}),
@@ -167,7 +173,7 @@ def page_grant(place: GatewayPlace, request_id: str) -> str:
 
 
 def geoserver_layers(
-    layers: Sequence[LayerRecord], pushes: Sequence[Mapping[str, Any]] = ()
+    layers: Sequence[LayerRecord | ShownLayer], pushes: Sequence[Mapping[str, Any]] = ()
 ) -> Document | None:
     """The published layers with their styles and the box of each; None before there are any.
 
@@ -195,7 +201,7 @@ def geoserver_layers(
     }
 
 
-def sld_body(layer: LayerRecord) -> str:
+def sld_body(layer: LayerRecord | ShownLayer) -> str:
     """The layer's style as an SLD document."""
     return _sld(json.dumps(layer.style), f"{layer.request_id}-{layer.name}", layer.title)
 

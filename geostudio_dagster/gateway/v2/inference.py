@@ -38,7 +38,7 @@ router = APIRouter(prefix="/inference", tags=["inference"])
 NOT_FOUND = "Inference not found"
 CANCELLING = "Cancel inference request accepted.Inference tasks will be terminated gracefully."
 _MOST_TASKS = 1_000_000
-_figures = documents.Figures()
+_standings = documents.Standings()
 
 
 class GeoJSONResponse(JSONResponse):
@@ -117,7 +117,7 @@ def list_inferences(
 ) -> Response:
     """The caller's requests and those shared with their groups; the latest first."""
     total, records = place.catalog.list_requests(caller.viewer, wanted, page)
-    results = documents.inference_documents(place, _figures, records)
+    results = documents.inference_documents(place, _standings, records)
     return JSONResponse({"total_records": total, "page_count": len(results), "results": results})
 
 
@@ -271,7 +271,7 @@ def layers(inference_id: UUID, request: Request, caller: Caller, place: Place) -
 
 
 def _answer(place: GatewayPlace, record: RequestRecord, code: int = 200) -> JSONResponse:
-    document = documents.inference_documents(place, _figures, [record])[0]
+    document = documents.inference_documents(place, _standings, [record])[0]
     return JSONResponse(document, status_code=code)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Depends
+from fastapi import Depends, FastAPI
 
 from geostudio_dagster.gateway.principal import identify
 from geostudio_dagster.gateway.problems import responses
@@ -25,6 +25,7 @@ from geostudio_dagster.gateway.v2 import (
     webhooks,
 )
 
+PREFIX = "/v2"
 # Those that are asked for most come first: routes are tried in this order.
 _MODULES = (
     inference,
@@ -44,10 +45,18 @@ _MODULES = (
     sources,
     shelves,
 )
-# Addresses that prove themselves otherwise, as signed links do, are in an ``open_router``.
 
-router = APIRouter(prefix="/v2", responses=responses(401, 413, 415, 422, 503))
-for _module in _MODULES:
-    router.include_router(_module.router, dependencies=[Depends(identify)])
-    if hasattr(_module, "open_router"):
-        router.include_router(_module.open_router)
+
+def include_routes(app: FastAPI) -> None:
+    """Add the API's routes to the application.
+
+    Each module's router by itself, not all of them in one: at every level FastAPI looks through
+    the routes below it more than once.
+    """
+    common = responses(401, 413, 415, 422, 503)
+    for module in _MODULES:
+        identified = [Depends(identify)]
+        app.include_router(module.router, prefix=PREFIX, responses=common, dependencies=identified)
+        # Addresses that prove themselves otherwise, as signed links do.
+        if hasattr(module, "open_router"):
+            app.include_router(module.open_router, prefix=PREFIX, responses=common)

@@ -50,7 +50,7 @@ open_router = APIRouter(tags=["tunes"])
 
 TuneId = Annotated[str, Path(max_length=100)]
 _BINARY = "application/octet-stream"
-_figures = documents.Figures()
+_standings = documents.Standings()
 
 
 @router.post("/upload-completed-tunes", operation_id="upload_completed_tune", status_code=201)
@@ -201,7 +201,7 @@ def try_out(tune_id: TuneId, wish: TryOutTuneInput, caller: Caller, place: Place
     given |= {"fine_tuning_id": tune.id, "model_display_name": SANDBOX, "model_id": None}
     given["description"] = given.get("description") or "try-out"
     record = submit(place, caller, TryOutTuneInput.model_validate(given), brought=told.keys())
-    return JSONResponse(documents.inference_documents(place, _figures, [record])[0])
+    return JSONResponse(documents.inference_documents(place, _standings, [record])[0])
 
 
 @contextmanager

@@ -74,14 +74,14 @@ def worked(api: Api, request_id: str, failing: Sequence[int] = ()) -> None:
         catalog.settle_shard(shard.key, run, now, 0)
 
 
-def published(api: Api, request_id: str) -> None:
-    """Give the request a layer, and its final status."""
+def published(api: Api, request_id: str, title: str = "Prediction <of> & all") -> None:
+    """Give the request a layer, in place of any, and its final status."""
     catalog = api.installation.catalog
     catalog.begin_publish(request_id, "publication")
     layer = LayerRecord(
         request_id=request_id,
         name="pred",
-        title="Prediction <of> & all",
+        title=title,
         kind="raster",
         bounds=(16.3, 48.2, 16.4, 48.3),
         style={

@@ -231,6 +231,22 @@ def test_layers_with_their_styles(inside: Api, ann: httpx.Client) -> None:
     assert f"/layers/{request}/pred/tiles/{{z}}/{{x}}/{{y}}.png?grant=" in own["tiles"][0]
 
 
+def test_layers_that_are_published_again_are_shown_at_once(inside: Api, ann: httpx.Client) -> None:
+    request = post(ann, wish(inside))
+    planned(inside, request, 1)
+    worked(inside, request)
+    published(inside, request, "First")
+    seen = []
+    for title in ("Second", "Third"):
+        one = ann.get(f"/v2/inference/{request}").json()
+        (listed,) = ann.get("/v2/inference", params={"q": request}).json()["results"]
+        assert listed == one
+        seen.append(one["geoserver_layers"]["predicted_layers"][0]["display_name"])
+        published(inside, request, title)
+    (layer,) = ann.get(f"/v2/inference/{request}").json()["geoserver_layers"]["predicted_layers"]
+    assert [*seen, layer["display_name"]] == ["First", "Second", "Third"]
+
+
 def test_names_that_a_client_gave_its_layers_are_kept(inside: Api, ann: httpx.Client) -> None:
     push = {
         **{"workspace": "geofm", "layer_name": "pred", "file_suffix": "", "geoserver_style": ""},
