@@ -79,9 +79,7 @@ def granule_of(
         wanted: the bands to be read, by name. classes: those of them that hold codes.
     """
     properties = _mapping(item.get("properties"))
-    moment = _moment(properties)
-    geometry = _geometry(item)
-    identifier = item.get("id")
+    moment, geometry, identifier = _moment(properties), _geometry(item), item.get("id")
     if moment is None or geometry is None or not isinstance(identifier, str):
         return None
     if not identifier.isprintable():  # no database holds a NUL
