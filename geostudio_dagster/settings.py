@@ -17,6 +17,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from geostudio_dagster.errors import InvalidRequest
 from geostudio_dagster.gateway_settings import GatewaySettings
+from geostudio_dagster.stac_settings import StacSource
 
 _PREFIX = "GEOSTUDIO_"
 _QUOTED = re.compile('"([a-z_]+)"')
@@ -281,6 +282,9 @@ class Settings(BaseSettings):
     )
     max_request_bytes: int = Field(default=16 * 1024**2, gt=0)
     max_tasks: int = Field(default=100_000, gt=0)
+    stac: tuple[StacSource, ...] = Field(
+        default=(), description="Data sources that requests for areas are served from."
+    )
     fetch: FetchSettings = FetchSettings()
     endpoints: EndpointsSettings = EndpointsSettings()
     shards: ShardSettings = ShardSettings()

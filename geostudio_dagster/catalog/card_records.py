@@ -81,7 +81,7 @@ class OnboardingRecord:
 
 @dataclass(frozen=True, slots=True)
 class SourceRecord:
-    """A data source that somebody described."""
+    """A data source that somebody described; ``for_all`` where an administrator did."""
 
     id: str
     connector: str
@@ -89,3 +89,4 @@ class SourceRecord:
     document: dict[str, Any] = field(default_factory=dict)
     owner: str = ""
     created_at: datetime | None = None
+    for_all: bool = False

@@ -57,6 +57,16 @@ class Sources(Database):
         with self._read() as session:
             return [_record(row) for row in session.scalars(query.order_by(*order))]
 
+    def sources_for_all(self) -> list[SourceRecord]:
+        """Those that administrators described, in the order that they did."""
+        query = (
+            select(DataSource)
+            .where(DataSource.document[_FOR_ALL].as_boolean().is_(True))
+            .order_by(DataSource.created_at, DataSource.id)
+        )
+        with self._read() as session:
+            return [_record(row) for row in session.scalars(query)]
+
     def delete_source(self, viewer: Viewer, source_id: str) -> None:
         """Forget a data source of the viewer's.
 
@@ -79,4 +89,5 @@ def _record(row: DataSource) -> SourceRecord:
         document=row.document["entry"],
         owner=row.owner,
         created_at=row.created_at,
+        for_all=bool(row.document.get(_FOR_ALL)),
     )

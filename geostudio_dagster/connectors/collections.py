@@ -1,20 +1,26 @@
 """Data sources that GEOStudio's clients know, with the names of their bands.
 
 They are described so that clients can name bands as models expect them. Scenes are read by
-address only (connector ``url``): nothing is searched at, or fetched from, the others.
+address (connector ``url``); an area is searched for at those that an administrator says how to
+search, see :mod:`planning.sources`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 from uuid import UUID, uuid5
 
 _NAMESPACE = UUID("6f5b1f5e-3f0c-5d6c-9a0e-2f4c0f6f7f10")
-SERVED = "url"  # the one connector that scenes are read by
+SERVED = "url"  # the connector that scenes are read by, given their addresses
 _SENTINEL_2 = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09")
 _S2_METRES = (60, 10, 10, 10, 20, 20, 20, 10, 20, 60)
 _OWN_NAMES = ("coastal", "blue", "green", "red", "rededge1", "rededge2", "rededge3", "nir")
+_OTHER_NAMES = {
+    **dict(zip(_OWN_NAMES, _SENTINEL_2, strict=False)),
+    **{"nir08": "B8A", "nir09": "B09", "swir16": "B11", "swir22": "B12", "scl": "SCL"},
+}
 _SCL = {"band": "SCL", "encoding": "sentinel2_scl"}
 _QA = {"band": "QA", "encoding": "hls_fmask"}
 _FMASK = {"band": "Fmask", "encoding": "hls_fmask"}
@@ -31,11 +37,14 @@ def _entry(
     rgb: Sequence[str] = (),
     cloud: dict[str, str] | None = None,
     resolution: int | None = None,
+    others: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[str, Any]:
     colours = dict(zip(rgb, "RGB", strict=True)) if rgb else {}
     described = []
     for name, metres in bands:
         band: dict[str, Any] = {"band_name": name, "resolution": f"{metres}m"}
+        if name in others:
+            band["alt_names"] = [others[name]]
         described.append(band | ({"RGB_band": colours[name]} if name in colours else {}))
     return {
         "id": str(uuid5(_NAMESPACE, f"{connector}/{collection}")),
@@ -70,6 +79,7 @@ COLLECTIONS: tuple[dict[str, Any], ...] = (
         rgb=("red", "green", "blue"),
         cloud=_SCL,
         resolution=10,
+        others=_OTHER_NAMES,
     ),
     _entry(
         "sentinelhub",

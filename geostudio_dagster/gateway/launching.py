@@ -129,7 +129,8 @@ class Launcher:
         with self._held(request_id):
             dagster.find()
             request = self._installation.catalog.request(request_id)
-            if len(request.spec["spatial_domain"]["urls"]) > _FEW_SCENES:
+            # Areas are searched for at another server, which may take its time.
+            if not 0 < len(request.spec["spatial_domain"]["urls"]) <= _FEW_SCENES:
                 dagster.launch(launches.planning(request_id, 0))
                 return
             planned = plan_request(self._installation, request_id)

@@ -13,7 +13,10 @@ from geostudio_dagster.installation import Installation
 from geostudio_dagster.pipeline import steplog
 from geostudio_dagster.pipeline.stage import now
 from geostudio_dagster.planning.limits import check_plan
-from geostudio_dagster.planning.plan import make_plan, tasks_geojson
+from geostudio_dagster.planning.plan import tasks_geojson
+from geostudio_dagster.planning.planner import planned
+from geostudio_dagster.planning.recipes import SceneRecipe, recipe_key
+from geostudio_dagster.planning.request import parse_request
 from geostudio_dagster.storage import request_key
 
 log = logging.getLogger(__name__)
@@ -48,8 +51,13 @@ def plan_request(installation: Installation, request_id: str) -> PlannedRequest:
     with steplog.recording(
         installation.storage, planning_log_key(request.id), f"{PLANNER}, {now():%F %T} UTC"
     ):
-        plan = _plan(installation, request, model)
+        plan, recipes = _plan(installation, request, model)
         log.info("planned: %d tasks in %d shards", len(plan.tasks), plan.shard_count)
+        for note in plan.estimate.get("missing", ()):
+            log.warning("%s", note)
+    for number, recipe in enumerate(recipes):
+        key = recipe_key(request.id, number)
+        installation.storage.commit_bytes(recipe.model_dump_json().encode(), key)
     stored = installation.storage.commit_bytes(
         tasks_geojson(plan), request_key(request.id, f"{request.id}_tasks.geojson")
     )
@@ -71,21 +79,20 @@ def planning_log_key(request_id: str) -> str:
     return steplog.step_log_key(request_id, f"{request_id}-task_planning", PLANNER)
 
 
-def _plan(installation: Installation, request: RequestRecord, model: ModelRecord) -> Plan:
-    manifest = installation.bundle(model).manifest
-    speed = installation.catalog.prediction_speed(model.id)
+def _plan(
+    installation: Installation, request: RequestRecord, model: ModelRecord
+) -> tuple[Plan, tuple[SceneRecipe, ...]]:
     positions = {pin.position for pin in installation.catalog.request_processors(request.id)}
     try:
-        plan = make_plan(
-            request, request.id, manifest, installation.settings, speed, positions=positions
-        )
-        check_plan(plan, installation.settings)
+        spec = parse_request(request.spec)
+        made = planned(installation, spec, request.id, model, positions)
+        check_plan(made.plan, installation.settings)
     except InvalidRequest as error:
         # Another try would end the same; the user reads why.
         log.warning("refused: %s", error)
         installation.catalog.fail_request(request.id, str(error))
         raise
-    return plan
+    return made.plan, made.recipes
 
 
 def _planned(

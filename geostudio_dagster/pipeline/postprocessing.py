@@ -33,13 +33,15 @@ def postprocess_task(task: TaskRecord, context: WorkContext) -> StepOutput:
     request = place.catalog.request(task.request_id)
     bundle = as_map(place.bundle(place.catalog.model(request.model_id)))
     prediction = place.catalog.artifact(task.id, "prediction")
+    scene = scene_of(place, task)
     rgb = context.scratch / f"{task.id}_rgb.tif"
     write_quicklook(
-        place.path_of(scene_of(place, task)),
+        place.path_of(scene),
         bundle.manifest,
         rgb,
         window=task.window,
         scratch=context.scratch,
+        limits=scene.metadata.get("stretch"),
     )
     shown = place.path_of(processed_prediction(place, task))
     masked = _masked(task, context, shown, request.spec.get("masking"))

@@ -9,17 +9,20 @@ from rasterio.crs import CRS
 from geostudio_dagster.catalog import ArtifactRecord, TaskRecord
 from geostudio_dagster.connectors.url import bring, verify_unchanged
 from geostudio_dagster.installation import Installation
+from geostudio_dagster.pipeline.area_scenes import GEOTIFF, bring_part
 from geostudio_dagster.pipeline.stage import StepOutput, WorkContext
+from geostudio_dagster.planning.recipes import is_scene_address
 
 log = logging.getLogger(__name__)
 
 # Downloads wait for the network, not for a core.
 DOWNLOADS_AT_ONCE = 8
-GEOTIFF = "image/tiff; application=geotiff"
 
 
 def bring_scene(task: TaskRecord, context: WorkContext) -> StepOutput:
     """Bring the scene (once for all parts of it) and see that the model can use it."""
+    if is_scene_address(task.url):
+        return bring_part(task, context)
     place = context.installation
     request = place.catalog.request(task.request_id)
     scene = bring(

@@ -13,10 +13,13 @@ from shapely.validation import explain_validity
 
 from geostudio_dagster.connectors.addresses import UnacceptableAddressError, scene_address
 from geostudio_dagster.errors import InvalidRequest, NotFound
+from geostudio_dagster.models.bundle import BundleManifest
 from geostudio_dagster.planning.chains import pin_chain
 from geostudio_dagster.planning.limits import check_wish
+from geostudio_dagster.planning.map_tiles import tile_outlines
 from geostudio_dagster.planning.own_files import with_own_files
-from geostudio_dagster.planning.request import RequestSpec, SpatialDomain, parse_request
+from geostudio_dagster.planning.request import RequestSpec, parse_request
+from geostudio_dagster.planning.sources import served_sources, with_source
 from geostudio_dagster.planning.webhook import check_webhook
 from geostudio_dagster.settings import Settings
 
@@ -108,7 +111,7 @@ def check_request(
     check_form(spec, settings)
     if in_full:
         check_wish(spec, settings)
-        refuse_areas(spec.spatial_domain)
+        spec = served(spec, model, catalog, settings)
     return Checked(spec, model, tuple(pin_chain(spec.processors, catalog, viewer)))
 
 
@@ -127,6 +130,7 @@ def check_form(spec: RequestSpec, settings: Settings) -> None:
             raise InvalidRequest(field, error.problem, error.remedy) from error
     for number, polygon in enumerate(domain.polygons):
         _check_polygon(f"spatial_domain.polygons.{number}", polygon)
+    tile_outlines(domain.tiles)
     if domain.urls:
         _check_dates(spec)
     if spec.webhook is not None:
@@ -146,19 +150,18 @@ def _model(reference: str, catalog: Catalog) -> ModelRecord:
         raise InvalidRequest("model", f"there is no model {reference!r}", remedy) from error
 
 
-def refuse_areas(domain: SpatialDomain) -> None:
-    """Refuse areas, which no data source here has scenes for.
+def served(
+    spec: RequestSpec, model: ModelRecord, catalog: Catalog, settings: Settings
+) -> RequestSpec:
+    """The request with the data source that its areas, if any, are served from.
 
     Raises:
-        InvalidRequest: there are any.
+        InvalidRequest: no source here serves them.
     """
-    for field in ("bbox", "polygons", "tiles"):
-        if getattr(domain, field):
-            raise InvalidRequest(
-                f"spatial_domain.{field}",
-                "this installation has no data source for areas yet",
-                "give the scenes themselves in spatial_domain.urls",
-            )
+    if not spec.spatial_domain.areas:
+        return spec
+    manifest = BundleManifest.model_validate(model.manifest)
+    return with_source(spec, manifest, served_sources(catalog, settings))
 
 
 def _check_dates(spec: RequestSpec) -> None:

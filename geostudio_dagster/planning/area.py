@@ -35,10 +35,23 @@ def area_km2(
     Raises:
         ValueError: something is not a polygon.
     """
-    parts = [part for one in boxes for part in _boxes(one)]
-    parts += [part for one in geometries for part in _polygons(one)]
+    parts = parts_on_the_globe(boxes, geometries)
     flat = shapely.transform(np.asarray(parts, dtype=object), _equal_area)
     return float(shapely.union_all(shapely.make_valid(flat)).area) / _SQUARE_METRES
+
+
+def parts_on_the_globe(
+    boxes: Iterable[Sequence[float]] = (), geometries: Iterable[Mapping[str, Any]] = ()
+) -> list[shapely.Geometry]:
+    """Boxes and GeoJSON polygons, in order, each cut at the date line where it crosses it.
+
+    Longitudes are -180 to 180; polygons hold a pole that they are around. As :func:`area_km2`.
+
+    Raises:
+        ValueError: something is not a polygon.
+    """
+    parts: list[shapely.Geometry] = [part for one in boxes for part in _boxes(one)]
+    return parts + [part for one in geometries for part in _polygons(one)]
 
 
 @cache

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from geostudio_dagster.catalog import Plan
 from geostudio_dagster.errors import InvalidRequest
 from geostudio_dagster.planning.area import area_km2
+from geostudio_dagster.planning.map_tiles import tile_outlines
 from geostudio_dagster.planning.request import RequestSpec
 from geostudio_dagster.settings import Settings
 
@@ -71,9 +72,9 @@ def checks_of_wish(spec: RequestSpec, settings: Settings) -> Iterator[LimitCheck
         f"{scenes} scenes are more than the {most} tasks allowed",
         "split the request",
     )
-    if domain.bbox or domain.polygons:
-        field = "bbox" if domain.bbox else "polygons"
-        yield _area(area_km2(domain.bbox, domain.polygons), settings, f"spatial_domain.{field}")
+    if domain.areas:
+        covered = area_km2(domain.bbox, [*domain.polygons, *tile_outlines(domain.tiles)])
+        yield _area(covered, settings, f"spatial_domain.{domain.areas[0]}")
 
 
 def checks_of_plan(
@@ -90,22 +91,25 @@ def checks_of_plan(
 
 def _sizes(plan: Plan, settings: Settings) -> Iterator[LimitCheck]:
     tasks = plan.estimate["tasks"]
+    of_areas = "dates" in plan.estimate
+    field = "spatial_domain" if of_areas else "spatial_domain.urls"
+    what, fewer = ("areas", "days or areas") if of_areas else ("scenes", "scenes")
     yield LimitCheck(
         "tasks",
         tasks,
         settings.max_tasks,
-        "spatial_domain.urls",
-        f"the scenes make {tasks} tasks, and {settings.max_tasks} are allowed",
-        "send fewer scenes a request, or a larger task_size",
+        field,
+        f"the {what} make {tasks} tasks, and {settings.max_tasks} are allowed",
+        f"send fewer {fewer} a request, or a larger task_size",
     )
     mpx, most = plan.estimate["mpx"], settings.limits.max_mpx
     yield LimitCheck(
         "mpx",
         mpx,
         most,
-        "spatial_domain.urls",
-        f"the scenes have {mpx:.2f} Mpx, and {most or 0:.2f} Mpx are allowed",
-        "send fewer or smaller scenes a request",
+        field,
+        f"the {what} have {mpx:.2f} Mpx, and {most or 0:.2f} Mpx are allowed",
+        f"send fewer or smaller {fewer} a request",
     )
 
 

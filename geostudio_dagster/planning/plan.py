@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from math import ceil, prod
 from threading import Lock
+from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -72,6 +73,23 @@ def make_plan(
         raise InvalidRequest("spatial_domain.urls", "is empty", "give at least one scene")
     headers = _inspect_all(spec.spatial_domain.urls, settings)
     tasks = _tasks(spec, request_id, headers, settings, steps_with(positions))
+    figures = {
+        "input_bytes": sum(_input_bytes(header, manifest) for header in headers if header),
+        "scenes_without_header": sum(header is None for header in headers),
+    }
+    return in_shards(tasks, spec, manifest, settings, speed_mpx_s=speed_mpx_s, figures=figures)
+
+
+def in_shards(
+    tasks: Sequence[PlannedTask],
+    spec: RequestSpec,
+    manifest: BundleManifest,
+    settings: Settings,
+    *,
+    speed_mpx_s: float | None,
+    figures: Mapping[str, Any],
+) -> Plan:
+    """The plan of these tasks, with an estimate that ``figures`` are added to."""
     speed = speed_mpx_s or settings.shards.assumed_mpx_per_second
     typical = _typical(tasks)
     seconds = [_seconds(task, speed, typical) for task in tasks]
@@ -80,27 +98,16 @@ def make_plan(
     estimate = {
         "tasks": len(tasks),
         "shards": count,
-        **_amounts(tasks, headers, manifest),
+        "mpx": round(sum(task.pixels or 0 for task in tasks) / 1e6, 3),
+        "patches": sum(_patches(task, manifest.patch) for task in tasks),
+        "output_bytes": sum(task.pixels or 0 for task in tasks) * _output_bytes(manifest),
         "seconds": round(sum(seconds), 1),
         "mpx_per_second": round(speed, 3),
         "speed_is_measured": speed_mpx_s is not None,
-        "scenes_without_header": sum(header is None for header in headers),
+        **figures,
     }
     placed = tuple(replace(task, shard=n) for task, n in zip(tasks, numbers, strict=True))
     return Plan(tasks=placed, shard_count=count, estimate=estimate)
-
-
-def _amounts(
-    tasks: Sequence[PlannedTask], headers: Sequence[SceneHeader | None], manifest: BundleManifest
-) -> dict[str, float]:
-    """What there is to read, to compute and to write."""
-    pixels = sum(task.pixels or 0 for task in tasks)
-    return {
-        "mpx": round(pixels / 1e6, 3),
-        "patches": sum(_patches(task, manifest.patch) for task in tasks),
-        "input_bytes": sum(_input_bytes(header, manifest) for header in headers if header),
-        "output_bytes": pixels * _output_bytes(manifest),
-    }
 
 
 def steps_with(positions: Collection[Position]) -> tuple[str, ...]:

@@ -80,6 +80,18 @@ class SpatialDomain(_Strict):
             raise ValueError("is empty; give at least one entry in urls, bbox, polygons or tiles")
         return self
 
+    @property
+    def areas(self) -> tuple[str, ...]:
+        """Names of the fields that hold areas."""
+        return tuple(name for name in ("bbox", "polygons", "tiles") if getattr(self, name))
+
+
+class SourceUse(_Strict):
+    """The data source that areas are served from."""
+
+    connector: Text = Field(min_length=1, max_length=100)
+    collection: Text = Field(min_length=1, max_length=200)
+
 
 class ProcessorUse(_Strict):
     """One link of a chain of users' processors; each is fed by the one before."""
@@ -142,6 +154,12 @@ class RequestSpec(_Strict):
         description="Layers of what the processors write; every raster is one if left out.",
     )
 
+    source: SourceUse | None = Field(
+        default=None, description="Where areas come from; the only one that fits if left out."
+    )
+    maxcc: float | None = Field(
+        default=None, ge=0, le=100, description="Most clouds of an item that areas are taken from."
+    )
     masking: Masking | None = Field(
         default=None, description="Clouds, snow and ice that are masked in the prediction."
     )
@@ -240,6 +258,7 @@ def _fields_beside(place: tuple[int | str, ...]) -> list[str]:
         "processors": ProcessorUse,
         "output_layers": OutputLayer,
         "masking": Masking,
+        "source": SourceUse,
     }
     return list(inner.get(place[0], RequestSpec).model_fields)
 

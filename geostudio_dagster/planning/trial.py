@@ -9,7 +9,7 @@ from uuid import uuid4
 
 from geostudio_dagster.catalog import Plan
 from geostudio_dagster.planning.admission import Checked
-from geostudio_dagster.planning.plan import make_plan
+from geostudio_dagster.planning.planner import planned
 from geostudio_dagster.settings import Settings
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def trial_plan(installation: Installation, checked: Checked) -> Trial:
     """Plan a checked request as it would be planned; of very many scenes only a sample.
 
     Raises:
-        InvalidRequest: the scenes make more tasks than allowed.
+        InvalidRequest: there are more tasks than allowed, or areas have no data.
     """
     spec = checked.spec
     urls = spec.spatial_domain.urls
@@ -48,14 +48,14 @@ def trial_plan(installation: Installation, checked: Checked) -> Trial:
         domain = spec.spatial_domain.model_copy(update={"urls": urls[::step]})
         changes = {"spatial_domain": domain, "temporal_domain": dates[::step]}
         spec = spec.model_copy(update=changes)
-    plan = make_plan(
+    plan = planned(
+        installation,
         spec,
         str(uuid4()),
-        installation.bundle(checked.model).manifest,
-        _impatient(installation.settings),
-        installation.catalog.prediction_speed(checked.model.id),
-        positions={link.position for link in checked.chain},
-    )
+        checked.model,
+        {link.position for link in checked.chain},
+        settings=impatient(installation.settings),
+    ).plan
     if step == 1:
         return Trial(plan)
     sampled = len(spec.spatial_domain.urls)
@@ -63,8 +63,8 @@ def trial_plan(installation: Installation, checked: Checked) -> Trial:
     return Trial(replace(plan, estimate=_scaled(plan.estimate, factor)), sampled, factor)
 
 
-def _impatient(settings: Settings) -> Settings:
-    """Somebody waits for the answer: a host that is slow to answer counts as silent."""
+def impatient(settings: Settings) -> Settings:
+    """Settings for where somebody waits: a host that is slow to answer counts as silent."""
     patience = min(settings.fetch.timeout_s, _PATIENCE_S)
     fetch = settings.fetch.model_copy(update={"timeout_s": patience, "attempts": 1})
     return settings.model_copy(update={"fetch": fetch})

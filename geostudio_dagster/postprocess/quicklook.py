@@ -48,6 +48,7 @@ def write_quicklook(
     scratch: Path,
     window: tuple[int, int, int, int] | None = None,
     tags: Mapping[str, str] | None = None,
+    limits: Mapping[str, Sequence[float]] | None = None,
 ) -> Quicklook:
     """Write the red, green and blue of a scene, or of a window of it, as a COG of four bands.
 
@@ -62,6 +63,7 @@ def write_quicklook(
         source: the scene, as the prediction read it. scratch: a folder for temporary files.
         window: column, row, width and height in scene pixels; None is the whole scene.
         tags: more tags for the file.
+        limits: the stretch of each band by its name, instead of one found in the scene.
 
     Raises:
         TaskError: the scene cannot be read, or the window leaves it.
@@ -71,7 +73,7 @@ def write_quicklook(
     with rasterio.Env(GDAL_CACHEMAX=_GDAL_CACHE), Scene(latest, narrowed) as scene:
         core = scene.core(window)
         names = tuple(band.name for band in narrowed.bands)
-        stretch = None if scene.dtype == np.uint8 else _stretch(scene)
+        stretch = None if scene.dtype == np.uint8 else _given(limits, names) or _stretch(scene)
         rough = scratch / f"{target.stem}.scratch.tif"
         try:
             with rasterio.open(rough, "w", **_profile(scene, core)) as file:
@@ -166,6 +168,13 @@ def _scaled(plane: NDArray[Any], limits: tuple[float, float]) -> NDArray[np.uint
         value = (plane.astype(np.float32) - np.float32(low)) * gain + np.float32(0.5)
         value = np.nan_to_num(np.clip(value, 0, _OPAQUE), nan=0.0)
     return np.asarray(value, dtype=np.uint8)
+
+
+def _given(limits: Mapping[str, Sequence[float]] | None, names: Sequence[str]) -> Stretch | None:
+    """The limits of these bands, if all of them are told."""
+    if not limits or not all(name in limits for name in names):
+        return None
+    return tuple((float(limits[name][0]), float(limits[name][1])) for name in names)
 
 
 def _stretch(scene: Scene) -> Stretch:

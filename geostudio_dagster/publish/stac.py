@@ -90,6 +90,9 @@ def task_item(
     _add_assets(item, task, artifacts)
     _describe_pixels(item, bands, manifest, statistics or {})
     _add_links(item, request, task, gateway_url)
+    for artifact in artifacts:
+        for address in artifact.metadata.get("items") or () if artifact.name == "scene" else ():
+            item.add_link(pystac.Link("derived_from", without_secrets(address)))
     return item
 
 

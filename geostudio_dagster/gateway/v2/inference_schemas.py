@@ -249,7 +249,8 @@ class PlanOut(BaseModel):
     """What a request would take.
 
     Bytes are those of pixels, uncompressed. ``sampled_scenes`` is how many of very many scenes
-    were looked at; the figures are then scaled up.
+    were looked at; the figures are then scaled up. Of areas, ``dates`` are the days with data, and
+    ``missing`` says what there is none of; both are null for scenes.
     """
 
     tasks: int
@@ -264,6 +265,8 @@ class PlanOut(BaseModel):
     cost: Cost | None
     scenes_without_header: int
     sampled_scenes: int | None
+    dates: list[str] | None
+    missing: list[str] | None
 
 
 class LimitOut(BaseModel):

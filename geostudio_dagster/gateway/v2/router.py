@@ -7,6 +7,7 @@ from fastapi import Depends, FastAPI
 from geostudio_dagster.gateway.principal import identify
 from geostudio_dagster.gateway.problems import responses
 from geostudio_dagster.gateway.v2 import (
+    advice,
     events,
     groups,
     inference,
@@ -40,6 +41,7 @@ _MODULES = (
     processors,
     tunes,
     tunes_and_models,
+    advice,
     sources,
     shelves,
 )

@@ -1,16 +1,13 @@
-"""Data sources, and advice on what they have."""
+"""Data sources that clients know, and those that were described here."""
 
 from __future__ import annotations
 
-import datetime as dt
 from collections.abc import Mapping
 from typing import Annotated, Any
-from uuid import UUID
+from uuid import UUID, uuid5
 
-import shapely
-from fastapi import APIRouter, HTTPException, Path, Query
-from pydantic import BaseModel, ConfigDict, Field, field_validator
-from shapely.errors import ShapelyError
+from fastapi import APIRouter, HTTPException, Query
+from pydantic import BaseModel, ConfigDict, Field
 
 from geostudio_dagster.catalog.card_records import SourceRecord
 from geostudio_dagster.connectors.collections import COLLECTIONS, SERVED
@@ -19,18 +16,19 @@ from geostudio_dagster.gateway.paging import Envelope
 from geostudio_dagster.gateway.place import GatewayPlace, Place
 from geostudio_dagster.gateway.principal import Caller, Principal
 from geostudio_dagster.gateway.problems import responses
-from geostudio_dagster.gateway.v2.inference_schemas import Corners
+from geostudio_dagster.planning.sources import (
+    check_search,
+    says_how_to_search,
+    served_sources,
+)
+from geostudio_dagster.settings import Settings
+from geostudio_dagster.stac_settings import StacSource
 
 router = APIRouter(tags=["data sources"])
 
 Document = dict[str, Any]
 Connector = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9][\w.-]*$")]
-ConnectorPath = Annotated[str, Path(min_length=1, max_length=100)]
-_EAST, _NORTH = 180.0, 90.0
-_NOT_SEARCHED = (
-    "This installation does not search {connector}, so it cannot tell what there is. Scenes are "
-    "read by address: give them in spatial_domain.urls."
-)
+_NAMESPACE = UUID("a3d9f0c2-6a0e-5b1c-8a55-1f2f6f6d2b11")
 
 
 class DataSourceIn(BaseModel):
@@ -67,65 +65,6 @@ class DataSourceGetResponse(BaseModel):
     created_by: str
 
 
-class CollectionsOut(BaseModel):
-    """Names of a connector's collections."""
-
-    results: list[str]
-
-
-class DataAdvisorRequestSchema(BaseModel):
-    """Which collections, when and where."""
-
-    collections: Annotated[list[str], Field(min_length=1, max_length=100)]
-    dates: Annotated[
-        list[Annotated[str, Field(max_length=21)]], Field(min_length=1, max_length=1000)
-    ]
-    bbox: Annotated[list[Corners], Field(max_length=1000)] | None = None
-    area_polygon: Annotated[str, Field(max_length=100_000)] | None = None
-    maxcc: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)] | None = None
-    pre_days: Annotated[int, Field(ge=0, le=366)] = 1
-    post_days: Annotated[int, Field(ge=0, le=366)] = 1
-
-    @field_validator("dates")
-    @classmethod
-    def _real_dates(cls, dates: list[str]) -> list[str]:
-        for text in dates:
-            _check_period(text)
-        return dates
-
-    @field_validator("area_polygon")
-    @classmethod
-    def _an_area(cls, text: str | None) -> str | None:
-        if text:
-            _check_area(text)
-        return text
-
-    @field_validator("bbox")
-    @classmethod
-    def _on_the_globe(cls, boxes: list[list[float]] | None) -> list[list[float]] | None:
-        for west, south, east, north in boxes or ():
-            if not (-_EAST <= west <= _EAST and -_EAST <= east <= _EAST and west != east):
-                raise ValueError("longitudes are west, then east, between -180 and 180")
-            if not -_NORTH <= south < north <= _NORTH:
-                raise ValueError("latitudes are south, then north, between -90 and 90")
-        return boxes
-
-
-class Advice(BaseModel):
-    """What is there for one area."""
-
-    bbox: list[float] | None
-    unique_dates: list[str]
-    available_data: list[Document]
-    message: str
-
-
-class AdviceOut(BaseModel):
-    """One entry an area."""
-
-    results: list[Advice]
-
-
 @router.get("/data-sources", operation_id="list_data_sources")
 def list_sources(
     *,
@@ -149,18 +88,27 @@ def list_sources(
     "/data-sources", operation_id="create_data_source", status_code=201, responses=responses(409)
 )
 def create(wish: DataSourceIn, caller: Caller, place: Place) -> DataSourceGetResponse:
-    """Describe a data source, for oneself; an administrator's is seen by everybody."""
-    if any(
+    """Describe a data source, for oneself; an administrator's is seen by everybody.
+
+    Where an administrator says how it is searched (``search`` with ``"type": "stac"``), requests
+    for areas are served from it; the bands of a collection that is known may then be left out.
+    """
+    document = wish.model_dump(mode="json", exclude_unset=True)
+    for name in ("id", "served", "created_by"):
+        document.pop(name, None)
+    searched = caller.viewer.admin and says_how_to_search(document)
+    if searched:
+        _check_described(wish, document, place.settings)
+    elif any(
         (entry["connector"], entry["collection_name"]) == (wish.connector, wish.collection_name)
         for entry in COLLECTIONS
     ):
         raise HTTPException(409, f"{wish.connector} {wish.collection_name} is there already.")
-    document = wish.model_dump(mode="json", exclude_unset=True)
-    for name in ("id", "served", "created_by"):
-        document.pop(name, None)
-    return _described(
-        place.catalog.create_source(caller.viewer, wish.connector, wish.collection_name, document)
+    record = place.catalog.create_source(
+        caller.viewer, wish.connector, wish.collection_name, document
     )
+    served = served_sources(place.catalog, place.settings)
+    return _described(record, {_key_of(source): source for source in served})
 
 
 @router.delete(
@@ -174,57 +122,12 @@ def delete(source_id: UUID, caller: Caller, place: Place) -> None:
     place.catalog.delete_source(caller.viewer, str(source_id))
 
 
-@router.get("/data-advice/{connector}", operation_id="list_collections", responses=responses(404))
-def collections(connector: ConnectorPath, caller: Caller, place: Place) -> CollectionsOut:
-    """Names of a connector's collections."""
-    return CollectionsOut(results=_collections(place, caller, connector))
+def collections_of(place: GatewayPlace, caller: Principal, connector: str) -> list[str]:
+    """Names of a connector's collections.
 
-
-@router.post("/data-advice/{connector}", operation_id="advise", responses=responses(404))
-def advise(
-    connector: ConnectorPath, wish: DataAdvisorRequestSchema, caller: Caller, place: Place
-) -> AdviceOut:
-    """What a connector has, as far as it is known here; nothing is guessed."""
-    known = _collections(place, caller, connector)
-    for number, name in enumerate(wish.collections):
-        if name not in known:
-            raise InvalidRequest(
-                f"collections.{number}",
-                f"{connector} has no collection {name[:100]!r}",
-                f"use {', '.join(known) or 'another connector'}",
-            )
-    message = _NOT_SEARCHED.format(connector=connector)
-    areas: list[list[float] | None] = [*(wish.bbox or ())] or [None]
-    return AdviceOut(
-        results=[
-            Advice(bbox=box, unique_dates=[], available_data=[], message=message) for box in areas
-        ]
-    )
-
-
-def _check_period(text: str) -> None:
-    """Check ``YYYY-MM-DD``, or two of them with an underscore between."""
-    try:
-        days = [dt.date.fromisoformat(part) for part in text.split("_")]
-    except ValueError:
-        days = []
-    written = all(len(part) == len("YYYY-MM-DD") for part in text.split("_"))
-    if not written or len(days) not in (1, 2) or days != sorted(days):
-        raise ValueError(f"{text[:40]!r} is neither a date nor a period (YYYY-MM-DD_YYYY-MM-DD)")
-
-
-def _check_area(text: str) -> None:
-    """Check a polygon, as WKT or as GeoJSON."""
-    read = shapely.from_geojson if text.lstrip().startswith("{") else shapely.from_wkt
-    try:
-        geometry = read(text)
-    except (ShapelyError, ValueError) as error:
-        raise ValueError("is neither WKT nor a GeoJSON geometry") from error
-    if geometry.geom_type not in ("Polygon", "MultiPolygon") or geometry.is_empty:
-        raise ValueError(f"is a {geometry.geom_type}, not a polygon")
-
-
-def _collections(place: GatewayPlace, caller: Principal, connector: str) -> list[str]:
+    Raises:
+        HTTPException: 404, there is no such connector.
+    """
     found = [entry.collection_name for entry in _all(place, caller) if entry.connector == connector]
     if not found and connector != SERVED:
         raise HTTPException(404, f"There is no data connector {connector}.")
@@ -232,24 +135,69 @@ def _collections(place: GatewayPlace, caller: Principal, connector: str) -> list
 
 
 def _all(place: GatewayPlace, caller: Principal) -> list[DataSourceGetResponse]:
-    own = [_described(record) for record in place.catalog.sources(caller.viewer)]
-    return [*(_known(entry) for entry in COLLECTIONS), *own]
+    """The known sources, those of the settings, and those that were described."""
+    served = {_key_of(source): source for source in served_sources(place.catalog, place.settings)}
+    records = place.catalog.sources(caller.viewer)
+    described = {
+        (record.connector, record.collection)
+        for record in records
+        if record.for_all and says_how_to_search(record.document)
+    }
+    listed = [
+        _known(entry, served.get(key))
+        for entry in COLLECTIONS
+        if (key := (entry["connector"], entry["collection_name"])) not in described
+    ]
+    names = {(entry.connector, entry.collection_name) for entry in listed} | described
+    listed += [_configured(source) for key, source in served.items() if key not in names]
+    return [*listed, *(_described(record, served) for record in records)]
 
 
-def _known(entry: Mapping[str, Any]) -> DataSourceGetResponse:
-    return DataSourceGetResponse.model_validate(
-        {**entry, "served": False, "created_by": "geostudio"}
-    )
+def _key_of(source: StacSource) -> tuple[str, str]:
+    return source.connector, source.collection_name
 
 
-def _described(record: SourceRecord) -> DataSourceGetResponse:
+def _known(entry: Mapping[str, Any], source: StacSource | None) -> DataSourceGetResponse:
+    more: Document = {"served": source is not None, "created_by": "geostudio"}
+    if source is not None:
+        more["search"] = source.search.model_dump(mode="json", exclude_defaults=True)
+    return DataSourceGetResponse.model_validate({**entry, **more})
+
+
+def _configured(source: StacSource) -> DataSourceGetResponse:
+    document = source.model_dump(mode="json", exclude_defaults=True)
+    names = {"id": uuid5(_NAMESPACE, "/".join(_key_of(source))), "created_by": "settings"}
+    return DataSourceGetResponse.model_validate({"bands": [], **document, **names, "served": True})
+
+
+def _described(
+    record: SourceRecord, served: Mapping[tuple[str, str], StacSource]
+) -> DataSourceGetResponse:
+    searched = record.for_all and says_how_to_search(record.document)
     return DataSourceGetResponse.model_validate(
         {
             **record.document,
             "id": record.id,
             "connector": record.connector,
             "collection_name": record.collection,
-            "served": False,
+            "served": searched and (record.connector, record.collection) in served,
             "created_by": record.owner,
         }
     )
+
+
+def _check_described(wish: DataSourceIn, document: Document, settings: Settings) -> None:
+    """See that what an administrator says how to search can be served.
+
+    Raises:
+        InvalidRequest: naming field and remedy.
+    """
+    check_search(document["search"], settings)
+    known = any(
+        (entry["connector"], entry["collection_name"]) == (wish.connector, wish.collection_name)
+        for entry in COLLECTIONS
+    )
+    if wish.resolution_m is None and not known:
+        raise InvalidRequest(
+            "resolution_m", "is missing, and areas are worked in pixels of it", "add it, in metres"
+        )

@@ -19,6 +19,7 @@ from geostudio_dagster.gateway.v2.translation import refuse_busy, request_docume
 from geostudio_dagster.planning.admission import Checked, check_request, write_request
 from geostudio_dagster.planning.limits import check_plan
 from geostudio_dagster.planning.request import parse_request
+from geostudio_dagster.planning.sources import served_sources
 from geostudio_dagster.planning.trial import trial_plan
 
 NO_PROCESSOR = "Generic Processor component not found"
@@ -56,7 +57,9 @@ def understand(
     """
     choice = choose_model(place.catalog, caller.viewer, wish)
     _check_processor(place, caller, wish.generic_processor_id)
-    document, warnings = request_document(wish, choice, brought)
+    areas = not wish.spatial_domain.urls
+    sources = served_sources(place.catalog, place.settings) if areas else ()
+    document, warnings = request_document(wish, choice, brought, sources)
     checked = check_request(
         parse_request(document),
         place.catalog,
@@ -88,7 +91,8 @@ def submit(
     if limits.max_live_per_user is not None:
         refuse_busy(place.catalog.live_requests_of(caller.email), limits.max_live_per_user)
     scenes = len(understood.checked.spec.spatial_domain.urls)
-    if (limits.max_mpx or limits.max_area_km2) and scenes <= _LOOKED_AT:
+    # Areas are searched when they are planned: that can take longer than somebody waits.
+    if (limits.max_mpx or limits.max_area_km2) and 0 < scenes <= _LOOKED_AT:
         check_plan(trial_plan(place.installation, understood.checked).plan, place.settings)
     record = write_request(
         understood.checked,

@@ -12,12 +12,14 @@ from fastapi import HTTPException
 from geostudio_dagster.catalog.processor_records import Position
 from geostudio_dagster.catalog.states import CONNECTOR, POSTPROCESS, PREDICTION, PROCESSOR, PUSH
 from geostudio_dagster.errors import InvalidRequest
+from geostudio_dagster.gateway.v2.area_source import source_named, with_masks_of
 from geostudio_dagster.gateway.v2.inference_schemas import InferenceCreateInput, PipelineStep
 from geostudio_dagster.gateway.v2.masking import masking_of
 from geostudio_dagster.gateway.v2.model_choice import Choice
 from geostudio_dagster.gateway.v2.pushed_layers import pushed_layers
-from geostudio_dagster.gateway.v2.without_effect import without_effect
+from geostudio_dagster.gateway.v2.without_effect import ALL_CLOUDS, without_effect
 from geostudio_dagster.planning.request import MOST_CLIENT_CHARACTERS, check_dates
+from geostudio_dagster.stac_settings import StacSource
 
 # What GEOStudio's models name, and the place of each in a task. Scenes given by address are
 # always fetched, and every model is run by the engine.
@@ -59,13 +61,16 @@ _PASSED_ON = ("priority", "shard_size", "task_size", "webhook")
 
 
 def request_document(
-    wish: InferenceCreateInput, choice: Choice, brought: Collection[str] = ()
+    wish: InferenceCreateInput,
+    choice: Choice,
+    brought: Collection[str] = (),
+    sources: Sequence[StacSource] = (),
 ) -> tuple[dict[str, Any], list[str]]:
     """The request in the platform's words, and sentences on what of the wish has no effect.
 
     Args:
         wish: as it came. choice: the model that is run. brought: fields of the wish that its tune
-            told, not who sent it.
+            told, not who sent it. sources: those that areas are served from here.
 
     Raises:
         InvalidRequest: a step, a scene or a mask is of a kind that cannot be worked here.
@@ -74,7 +79,9 @@ def request_document(
     dates, warnings = _dates(wish)
     warnings += _check_steps(wish.pipeline_steps or (), has_processor=_has_processor(wish))
     asked = {name: value for name, value in sent.items() if name not in brought}
-    warnings += without_effect(asked, runs_tune=choice.runs_tune)
+    areas = not wish.spatial_domain.urls
+    warnings += without_effect(asked, runs_tune=choice.runs_tune, areas=areas)
+    source = source_named(sent, choice.details) if areas else None
     client = {key: sent[key] for key in _KEPT if sent.get(key) is not None}
     if dates != (wish.temporal_domain or []):
         client["temporal_domain"] = wish.temporal_domain
@@ -95,7 +102,11 @@ def request_document(
         "location": wish.location or "",
         "processors": _processors(wish),
         "output_layers": _output_layers(wish),
-        "masking": masking_of(sent, choice.details, brought),
+        "source": source,
+        "maxcc": wish.maxcc if areas and wish.maxcc != ALL_CLOUDS else None,
+        "masking": masking_of(
+            with_masks_of(sent, source, sources) if areas else sent, choice.details, brought
+        ),
         "client": client,
         **{key: sent[key] for key in _PASSED_ON if sent.get(key) is not None},
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 from uuid import uuid4
 
@@ -12,7 +13,7 @@ from geostudio_dagster.gateway.place import GatewayPlace
 from geostudio_dagster.gateway.principal import Principal
 from geostudio_dagster.gateway.v2.documents import Document, spatial_domain
 from geostudio_dagster.gateway.v2.submission import Wish
-from geostudio_dagster.planning.admission import refuse_areas
+from geostudio_dagster.planning.admission import served
 from geostudio_dagster.planning.limits import LimitCheck, checks_of_plan, checks_of_wish
 from geostudio_dagster.planning.plan import steps_with
 from geostudio_dagster.planning.trial import Trial, trial_plan
@@ -27,9 +28,9 @@ def trial_document(place: GatewayPlace, caller: Principal, wish: Wish) -> Docume
     checks = list(checks_of_wish(spec, place.settings))
     problems, trial = [], None
     try:
-        refuse_areas(spec.spatial_domain)
+        spec = served(spec, wish.checked.model, place.catalog, place.settings)
         if not any(check.exceeded for check in checks):
-            trial = trial_plan(place.installation, wish.checked)
+            trial = trial_plan(place.installation, replace(wish.checked, spec=spec))
             checks += checks_of_plan(trial.plan, place.settings, area_factor=trial.factor)
     except InvalidRequest as error:
         problems.append(str(error))
@@ -103,6 +104,8 @@ def _plan(trial: Trial, limits: LimitSettings) -> Document:
         else None,
         "scenes_without_header": estimate["scenes_without_header"],
         "sampled_scenes": trial.sampled,
+        "dates": estimate.get("dates"),
+        "missing": estimate.get("missing"),
     }
 
 

@@ -1,0 +1,391 @@
+"""Several rasters as one scene: resampled to its grid, the first that has data wins.
+
+Block by block, in constant memory, and the same bytes every time. A pixel's value does not depend
+on which part of the scene it was made in: every part lies on the scene's own grid, and positions
+are computed exactly, not interpolated along the part's edge.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import rasterio
+from affine import Affine
+from numpy.typing import NDArray
+from rasterio.crs import CRS
+from rasterio.enums import Resampling
+from rasterio.errors import RasterioError
+from rasterio.vrt import WarpedVRT
+from rasterio.warp import transform
+from rasterio.windows import Window
+
+from geostudio_dagster.errors import Cancelled, TaskError
+from geostudio_dagster.raster.cog import BLOCK
+from geostudio_dagster.raster.patches import Box
+from geostudio_dagster.raster.scene import DRIVER, ONLY_THE_FILE, File
+
+_CHUNK = 2 * BLOCK  # pixels of the squares that are made at a time
+_GDAL_CACHE = 64 * 1024**2  # bytes; by default GDAL would keep a twentieth of the memory
+_WARP_MEMORY = 64  # MB
+_EXACT = 1e-9  # pixels that positions may be off: rasterio 1.4 takes no 0
+_SAME_SIZE = 0.95  # pixels of two projections differ a little; smaller ones are averaged
+_SAMPLE = 512  # pixels of the side that a stretch is found by
+_PERCENTILES = (2.0, 98.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Canvas:
+    """A scene's grid: CRS, transform and size in pixels."""
+
+    crs: CRS
+    transform: Affine
+    width: int
+    height: int
+
+
+@dataclass(frozen=True, slots=True)
+class BandInput:
+    """One band of one raster.
+
+    Attributes:
+        file: opens the raster: a path, or something with an ``opener`` of its own.
+        band: in the file, from 1.
+        shift: added to the numbers; scale: then multiplied by, for quantities.
+        nodata: what stands for no data where the file does not tell.
+        codes: whether values are codes, which are never interpolated nor changed.
+    """
+
+    file: Callable[[], File]
+    band: int
+    shift: float = 0.0
+    scale: float = 1.0
+    nodata: float | None = None
+    codes: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Composite:
+    """What was written: pixel type, nodata, and how much of the box has data (0 to 1)."""
+
+    dtype: str
+    nodata: float
+    filled: float
+
+
+def write_composite(
+    rasters: Sequence[Sequence[BandInput]],
+    names: Sequence[str],
+    canvas: Canvas,
+    box: Box,
+    target: Path,
+    *,
+    physical: bool = False,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> Composite:
+    """Write the part of a scene within ``box`` as a tiled GeoTIFF of the whole scene's size.
+
+    What lies outside of the box is no data and takes no space. Pixels are bilinear of their
+    neighbours with data, codes the nearest. A raster's pixel counts where all of its bands that
+    are no codes have data; then all bands are taken from it.
+
+    Args:
+        rasters: the preferred first; each with the same bands in the same order.
+        names: of the bands.
+        physical: write float32 quantities instead of the stored type's numbers.
+        cancelled: asked between squares.
+
+    Raises:
+        TaskError: ``not_a_raster``, ``not_georeferenced``, ``too_few_bands``, ``mixed_types``,
+            ``corrupt``, or what befell a file that has its own opener.
+        Cancelled: as asked.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(rasterio.Env(GDAL_CACHEMAX=_GDAL_CACHE, **ONLY_THE_FILE))
+        opened = [stack.enter_context(_Raster(bands, canvas)) for bands in rasters]
+        kind = _kind(opened[0], physical=physical)
+        file = stack.enter_context(_created(target, canvas, kind, names))
+        filled = 0
+        for part in _chunks(box):
+            if cancelled():
+                raise Cancelled
+            filled += _fill(file, part, opened, kind)
+    return Composite(kind.dtype.name, kind.nodata, filled / (box.width * box.height))
+
+
+def stretch_of(path: Path, box: Box, nodata: float) -> dict[str, tuple[float, float]]:
+    """For each band the 2nd and 98th percentile of a sample of the box; none of an empty one."""
+    with rasterio.open(path, driver=DRIVER) as file:
+        shape = (file.count, min(box.height, _SAMPLE), min(box.width, _SAMPLE))
+        pixels = file.read(window=Window(box.col, box.row, box.width, box.height), out_shape=shape)
+        names = [text or str(n) for n, text in enumerate(file.descriptions, start=1)]
+    limits = {}
+    for name, plane in zip(names, pixels, strict=True):
+        values = plane[np.isfinite(plane) & (plane != nodata)]
+        if values.size:
+            low, high = (float(value) for value in np.percentile(values, _PERCENTILES))
+            limits[name] = (low, high if high > low else low + 1.0)
+    return limits
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """Pixels of the scene: their type, what stands for no data, and for each band outside."""
+
+    dtype: np.dtype[Any]
+    nodata: float
+    outside: tuple[float, ...]
+
+
+class _Raster:
+    """One of the rasters, its files opened when it is first read, seen on the scene's grid."""
+
+    def __init__(self, bands: Sequence[BandInput], canvas: Canvas) -> None:
+        self.bands = tuple(bands)
+        self._canvas = canvas
+        self._stack = ExitStack()
+        self._views: list[tuple[BandInput, File, Any]] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stack.close()
+
+    def views(self) -> list[tuple[BandInput, File, Any]]:
+        """Each band with its file and its view on the scene's grid."""
+        if not self._views:
+            files: dict[int, tuple[File, Any]] = {}
+            for band in self.bands:
+                key = id(band.file)
+                if key not in files:
+                    file = band.file()
+                    files[key] = file, self._stack.enter_context(_opened(file))
+                file, dataset = files[key]
+                view = _view(dataset, band, self._canvas, file)
+                self._views.append((band, file, self._stack.enter_context(view)))
+        return self._views
+
+    def read(self, part: Box, kind: _Kind) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        """Pixels (bands, height, width) as the scene has them, and which of them count."""
+        pixels = np.empty((len(self.bands), part.height, part.width), kind.dtype)
+        valid = np.ones((part.height, part.width), np.bool_)
+        measures = not all(band.codes for band in self.bands)
+        window = Window(part.col, part.row, part.width, part.height)
+        for place, (band, file, view) in enumerate(self.views()):
+            plane, has_data = _read(view, band, file, window)
+            if measures and band.codes:
+                pixels[place] = np.where(has_data, plane, kind.outside[place])
+                continue
+            valid &= has_data
+            if not valid.any():
+                break
+            pixels[place] = plane if band.codes else _as_stored(plane, has_data, band, kind)
+        return pixels, valid
+
+
+def _fill(file: Any, part: Box, rasters: Sequence[_Raster], kind: _Kind) -> int:
+    """Write one square; returns how many of its pixels have data."""
+    out = np.empty((len(kind.outside), part.height, part.width), kind.dtype)
+    out[...] = np.asarray(kind.outside, kind.dtype)[:, np.newaxis, np.newaxis]
+    empty = np.ones((part.height, part.width), np.bool_)
+    for raster in rasters:
+        if kind.dtype.kind != "f" and not np.can_cast(_dtype(raster), kind.dtype):
+            raise TaskError(
+                "mixed_types",
+                f"The rasters of one scene are of different types ({_dtype(raster)}, {kind.dtype})"
+                ", which cannot be joined.",
+            )
+        pixels, valid = raster.read(part, kind)
+        valid &= empty
+        out[:, valid] = pixels[:, valid]
+        empty &= ~valid
+        if not empty.any():
+            break
+    filled = int(empty.size - np.count_nonzero(empty))
+    if filled:  # what is not written is no data, too
+        file.write(out, window=Window(part.col, part.row, part.width, part.height))
+    return filled
+
+
+def _chunks(box: Box) -> Iterator[Box]:
+    """Squares that cover the box, on the blocks of the file, so that none is written twice."""
+    for row in range(box.row // _CHUNK * _CHUNK, box.bottom, _CHUNK):
+        for col in range(box.col // _CHUNK * _CHUNK, box.right, _CHUNK):
+            top, left = max(row, box.row), max(col, box.col)
+            bottom, right = min(row + _CHUNK, box.bottom), min(col + _CHUNK, box.right)
+            yield Box(left, top, right - left, bottom - top)
+
+
+def _opened(file: File) -> Any:
+    opener = getattr(file, "opener", None)
+    try:
+        dataset = rasterio.open(os.fspath(file), driver=DRIVER, opener=opener)
+    except (RasterioError, OSError) as error:
+        _raise_own(file)
+        raise TaskError(
+            "not_a_raster", f"{file} can't be opened as a GeoTIFF: {str(error).rstrip('.')}."
+        ) from error
+    if dataset.crs is None or dataset.transform.is_identity:
+        dataset.close()
+        raise TaskError("not_georeferenced", f"{file} has no coordinate reference system.")
+    return dataset
+
+
+def _view(dataset: Any, band: BandInput, canvas: Canvas, file: File) -> Any:
+    if band.band > dataset.count:
+        raise TaskError(
+            "too_few_bands", f"{file} has {dataset.count} bands, and band {band.band} is needed."
+        )
+    nodata = dataset.nodatavals[band.band - 1]
+    nodata = _representable(
+        band.nodata if nodata is None else nodata, dataset.dtypes[band.band - 1]
+    )
+    options: dict[str, Any] = {"src_nodata": nodata, "nodata": nodata}
+    if nodata is None:
+        options = {"add_alpha": True}
+    across, down = _scale(dataset, canvas)
+    return WarpedVRT(
+        dataset,
+        crs=canvas.crs,
+        transform=canvas.transform,
+        width=canvas.width,
+        height=canvas.height,
+        resampling=Resampling.nearest if band.codes else Resampling.bilinear,
+        tolerance=_EXACT,
+        warp_mem_limit=_WARP_MEMORY,
+        # GDAL would find them anew for every window that is read, and differently.
+        XSCALE=f"{across:.9g}",
+        YSCALE=f"{down:.9g}",
+        **options,
+    )
+
+
+def _scale(dataset: Any, canvas: Canvas) -> tuple[float, float]:
+    """Scene's pixels that a raster's pixel is wide and high, at most 1, as GDAL smooths by it."""
+    column, row = dataset.width / 2, dataset.height / 2
+    corners = [(column, row), (column + 1, row), (column, row + 1)]
+    points = [dataset.transform @ corner for corner in corners]
+    if dataset.crs != canvas.crs:
+        eastings, northings = transform(
+            dataset.crs, canvas.crs, [x for x, _ in points], [y for _, y in points]
+        )
+        points = list(zip(eastings, northings, strict=True))
+    (x, y), *others = points
+    across, down = (math.hypot(to_x - x, to_y - y) for to_x, to_y in others)
+    sizes = across / abs(canvas.transform.a), down / abs(canvas.transform.e)
+    wide, high = (1.0 if size > _SAME_SIZE else size for size in sizes)
+    return wide, high
+
+
+def _read(
+    view: Any, band: BandInput, file: File, window: Window
+) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    try:
+        plane = view.read(band.band, window=window)
+        if view.nodata is None:
+            has_data = view.read(view.count, window=window) > 0  # the alpha that was added
+        elif math.isnan(view.nodata):
+            has_data = np.isfinite(plane)
+        else:
+            has_data = plane != view.nodata
+    except (RasterioError, OSError) as error:
+        _raise_own(file)
+        raise TaskError("corrupt", f"{file} can't be read ({error}).") from error
+    _raise_own(file)
+    if plane.dtype.kind == "f":
+        has_data &= np.isfinite(plane)
+    return plane, has_data
+
+
+def _as_stored(
+    plane: NDArray[Any], has_data: NDArray[np.bool_], band: BandInput, kind: _Kind
+) -> NDArray[Any]:
+    """Numbers with their shift, or quantities; none of them is what stands for no data."""
+    if kind.dtype.kind == "f":
+        return (plane.astype(np.float64) + band.shift) * band.scale
+    limits = np.iinfo(kind.dtype)
+    values = np.clip(plane.astype(np.int64) + round(band.shift), limits.min, limits.max)
+    aside = kind.nodata + (1 if kind.nodata < limits.max else -1)
+    values[has_data & (values == kind.nodata)] = aside
+    return values
+
+
+def _kind(raster: _Raster, *, physical: bool) -> _Kind:
+    """The scene's pixels, by the preferred raster's."""
+    views = raster.views()
+    measured = [item for item in views if not item[0].codes] or views
+    dtype = _dtype(raster)
+    if physical or dtype.kind == "f":
+        dtype, nodata = np.dtype(np.float32), math.nan
+    else:
+        limits = np.iinfo(dtype)
+        told = _representable(measured[0][2].nodata, dtype.name)
+        nodata = float(limits.min) if told is None else told
+    outside = []
+    for band, _, view in views:
+        own = view.nodata if band.codes and measured is not views else nodata
+        outside.append(0.0 if own is None else float(own))
+    return _Kind(dtype, nodata, tuple(outside))
+
+
+def _representable(value: float | None, dtype: str) -> float | None:
+    """The value where a pixel can have it, else None."""
+    if value is None or np.dtype(dtype).kind == "f":
+        return value
+    limits = np.iinfo(dtype)
+    whole = math.isfinite(value) and value == int(value)
+    return float(value) if whole and limits.min <= value <= limits.max else None
+
+
+def _dtype(raster: _Raster) -> np.dtype[Any]:
+    dtype = np.result_type(*(view.dtypes[band.band - 1] for band, _, view in raster.views()))
+    if dtype.kind not in "uif":
+        raise TaskError("unsupported_pixels", f"Pixels of type {dtype} are no real numbers.")
+    return dtype
+
+
+def _created(target: Path, canvas: Canvas, kind: _Kind, names: Sequence[str]) -> Any:
+    file = rasterio.open(
+        target,
+        "w",
+        driver=DRIVER,
+        width=canvas.width,
+        height=canvas.height,
+        count=len(names),
+        dtype=kind.dtype,
+        nodata=kind.nodata,
+        crs=canvas.crs,
+        transform=canvas.transform,
+        tiled=True,
+        blockxsize=BLOCK,
+        blockysize=BLOCK,
+        interleave="pixel",
+        compress="DEFLATE",
+        zlevel=1,
+        predictor=3 if kind.dtype.kind == "f" else 2,
+        bigtiff="IF_SAFER",
+        sparse_ok=True,
+    )
+    for number, name in enumerate(names, start=1):
+        file.set_band_description(number, name)
+    return file
+
+
+def _raise_own(file: File) -> None:
+    """Raise the error that befell a file with its own opener: GDAL knows only that it failed."""
+    failure = getattr(file, "failure", None)
+    if isinstance(failure, TaskError):
+        raise failure

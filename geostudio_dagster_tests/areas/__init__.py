@@ -1,0 +1,1 @@
+"""Requests for areas: from a described STAC source to a layer."""
