@@ -14,10 +14,12 @@ from bench.worker import Worker
 def measure_floor(case, settings, samples):
     """The engine and its floor: the forward pass of the same patches, and decoding alone."""
     with _Contenders(case, settings) as contenders:
-        ours = contenders.worker("ours")
-        ours.ask("prepare_forward")
-        turns = [("decode", ours, "decode", "exact")]
+        turns = []
+        # A shard's run has one precision; to change it is to read the weights again.
         for precision in settings.precisions:
+            ours = contenders.worker("ours", precision)
+            ours.ask("prepare_forward")
+            turns = turns or [("decode", ours, "decode", "exact")]
             turns.append((f"forward {precision}", ours, "forward", precision))
             turns.append((f"engine {precision}", ours, "engine", precision))
         contenders.take_turns("floor", turns, samples)
@@ -26,11 +28,12 @@ def measure_floor(case, settings, samples):
 def measure_versus(case, settings, samples):
     """The engine and TerraTorch's ``tiled_inference``, from the same file to a class map."""
     with _Contenders(case, settings) as contenders:
-        ours, theirs = contenders.worker("ours"), contenders.worker("terratorch")
+        exact, auto = (contenders.worker("ours", name) for name in ("exact", "auto"))
+        theirs = contenders.worker("terratorch")
         turns = [
-            ("engine exact", ours, "engine", "exact"),
+            ("engine exact", exact, "engine", "exact"),
             ("terratorch defaults", theirs, "defaults", "exact"),
-            ("engine auto", ours, "engine", "auto"),
+            ("engine auto", auto, "engine", "auto"),
             ("terratorch best", theirs, "best", "auto"),
         ]
         contenders.take_turns("versus", turns, samples)
@@ -56,11 +59,11 @@ class _Contenders:
     def __exit__(self, *details):
         return self._stack.__exit__(*details)
 
-    def worker(self, kind):
-        """A process with the model loaded."""
+    def worker(self, kind, precision=""):
+        """A process with the model loaded, for one precision if named."""
         place = self._settings.place
         shared = {"bundle": str(self._bundle), "scene": str(self._scene), "out": str(place)}
-        log = place / f"{kind}-{self._name}.log"
+        log = place / f"{kind}{precision}-{self._name}.log"
         return self._stack.enter_context(
             Worker(kind, log, self._settings.patience, **shared, device=self._settings.device)
         )

@@ -7,6 +7,7 @@ made sure of on the processor; on a GPU both have the same weights, to the bit.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import threading
 import warnings
@@ -14,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from geostudio_dagster.errors import InvalidRequest
 from geostudio_dagster.models.bundle import Bundle, load_bundle
@@ -22,6 +23,7 @@ from geostudio_dagster.models.contract import InputSpec
 from geostudio_dagster.models.graph import Graph, UnwritableError, built, lower, written
 from geostudio_dagster.models.memory import is_out_of_memory
 from geostudio_dagster.models.modules import TorchRuntime
+from geostudio_dagster.models.packing import pack_weights
 from geostudio_dagster.models.programs import CONVERTED, Program, ProgramFile
 from geostudio_dagster.models.runtime import Model, as_tensor, load_runtime
 
@@ -110,7 +112,7 @@ def graph_of(forward: Forward, network: nn.Module, spec: InputSpec, device: str)
         with _tracing, torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             graph = _traced(_Whole(forward, network), _noise(spec, _TRACED), device)
-            _compare(forward, built(graph, device), spec, device)
+            packs = _compare(forward, graph, spec, device)
     except UnconvertibleError:
         raise
     except Exception as error:
@@ -119,7 +121,7 @@ def graph_of(forward: Forward, network: nn.Module, spec: InputSpec, device: str)
         # Tracing runs the network's own code with stand-ins for tensors: anything may come up.
         lines = str(error).strip().splitlines() or ["no details"]
         raise UnconvertibleError(f"{type(error).__name__}: {lines[0][:200]}") from error
-    return graph
+    return dataclasses.replace(graph, packs=packs)
 
 
 class _Whole(nn.Module):
@@ -148,17 +150,33 @@ def _traced(whole: nn.Module, pixels: Tensor, device: str) -> Graph:
         raise UnconvertibleError(f"it has {error}, which no program can have") from error
 
 
-def _compare(forward: Forward, program: fx.GraphModule, spec: InputSpec, device: str) -> None:
+def _compare(forward: Forward, graph: Graph, spec: InputSpec, device: str) -> bool:
+    """Make sure that a program gives the same numbers, and say whether packed weights do, too."""
     torch.set_float32_matmul_precision("highest")  # see forward.ForwardPass
+    packs = torch.device(device).type == "cpu"
     for sizes, low, name in ((_EXACT, False, "float32"), (_LOWERED, True, "bfloat16")):
+        program, packed = built(graph, device), built(graph, device)
         if low:
             lower(program, torch.bfloat16)
+            lower(packed, torch.bfloat16)
+        packs = packs and pack_weights(packed) > 0
         for size in sizes:
             pixels = _noise(spec, size).to(device)
             with torch.autocast(torch.device(device).type, dtype=torch.bfloat16, enabled=low):
-                same = torch.equal(program(pixels), forward(pixels))
-            if not same:
-                raise UnconvertibleError(f"a program gives other numbers in {name}")
+                expected = forward(pixels)
+                if not torch.equal(program(pixels), expected):
+                    raise UnconvertibleError(f"a program gives other numbers in {name}")
+                packs = packs and _gives(packed, pixels, expected)
+    return packs
+
+
+def _gives(network: nn.Module, pixels: Tensor, expected: Tensor) -> bool:
+    try:
+        return torch.equal(network(pixels), expected)
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
+        return False  # such as a view of what has the channels last only with packed weights
 
 
 def _noise(spec: InputSpec, count: int) -> Tensor:

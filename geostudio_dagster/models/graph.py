@@ -44,10 +44,14 @@ NO_GRAPH = (UnwritableError, LookupError, ValueError, TypeError, AttributeError)
 
 @dataclass(frozen=True, slots=True)
 class Graph:
-    """Calls as JSON, and the tensors that they name: weights, buffers and constants."""
+    """Calls as JSON, and the tensors that they name: weights, buffers and constants.
+
+    ``packs`` says that a processor gives the same numbers with packed weights (:mod:`packing`).
+    """
 
     calls: str
     tensors: dict[str, Tensor]
+    packs: bool = False
 
 
 def written(module: fx.GraphModule, device: str) -> Graph:

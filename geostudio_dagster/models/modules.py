@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 
 from geostudio_dagster.models.contract import InputSpec
 from geostudio_dagster.models.graph import Graph, built, lower
+from geostudio_dagster.models.packing import pack_weights
 from geostudio_dagster.models.programs import graph_in
 
 _IMAGE = 4  # dimensions of (N, bands, H, W)
@@ -62,7 +63,9 @@ class ProgramRuntime:
         self.device = device
         self._file = file
         weakref.finalize(self, file.close)
-        self._made: tuple[bool, fx.GraphModule] | None = (False, built(graph, device))
+        self._packs = graph.packs and torch.device(device).type == "cpu"
+        self._plain: fx.GraphModule | None = built(graph, device)
+        self._made: tuple[bool, fx.GraphModule] | None = None
         self._lock = threading.Lock()
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -86,9 +89,14 @@ class ProgramRuntime:
             return self._made[1]
 
     def _read(self, bfloat16: bool) -> fx.GraphModule:
-        module = built(graph_in(self._file), self.device)
+        module, self._plain = self._plain, None
+        if module is None:
+            module = built(graph_in(self._file), self.device)
         if bfloat16:
             lower(module, torch.bfloat16)
+        # Not as the graph comes in: whoever read it holds its weights until then.
+        if self._packs:
+            pack_weights(module)
         return module
 
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # Of what is in a file, how it is built and what was folded before: one up with each change.
-_FORMAT = 1
+_FORMAT = 2
 CONVERTED = frozenset({"terratorch"})  # runtimes whose networks take long to build
 # Whose code is in a graph, or made it.
 _MAKERS = ("torch", "terratorch", "timm", "segmentation-models-pytorch", "torchgeo")
@@ -124,6 +124,7 @@ class ProgramFile:
             "key": self.key,
             "calls": program.graph.calls if program.graph else "",
             "tensors": program.graph.tensors if program.graph else {},
+            "packs": program.graph.packs if program.graph else False,
             "folded": program.folded,
             "refusal": program.refusal,
         }
@@ -227,7 +228,9 @@ def _content(file: BinaryIO) -> dict[str, Any]:
 def _graph(content: dict[str, Any]) -> Graph | None:
     from geostudio_dagster.models.graph import Graph
 
-    return Graph(content["calls"], content["tensors"]) if content["calls"] else None
+    if not content["calls"]:
+        return None
+    return Graph(content["calls"], content["tensors"], bool(content["packs"]))
 
 
 def _version(package: str) -> str | None:
