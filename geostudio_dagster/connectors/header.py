@@ -53,6 +53,20 @@ class SceneHeader:
     footprint: dict[str, Any] | None
     bounds: Bounds | None
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What is worth keeping beside the scene's artifact, as JSON values."""
+        return {
+            "width": self.width,
+            "height": self.height,
+            "crs": self.crs,
+            "transform": list(self.transform),
+            "bands": list(self.bands),
+            "dtype": self.dtype,
+            "nodata": None if self.nodata is None else repr(self.nodata),
+            "bounds": list(self.bounds) if self.bounds else None,
+        }
+
 
 def check_scene(path: Path, shown: str, manifest: BundleManifest | None = None) -> SceneHeader:
     """Open a scene and check that a model can be run on it.

@@ -64,19 +64,11 @@ class BroughtScene:
     @property
     def metadata(self) -> dict[str, Any]:
         """What is worth keeping beside the artifact, as JSON values."""
-        header = self.header
         return {
             "url": self.url,
             "external": self.external,
             "modified_ns": self.modified_ns,
-            "width": header.width,
-            "height": header.height,
-            "crs": header.crs,
-            "transform": list(header.transform),
-            "bands": list(header.bands),
-            "dtype": header.dtype,
-            "nodata": None if header.nodata is None else repr(header.nodata),
-            "bounds": list(header.bounds) if header.bounds else None,
+            **self.header.facts,
         }
 
 

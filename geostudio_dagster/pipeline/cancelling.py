@@ -55,6 +55,6 @@ def _watch(installation: Installation, request_id: str, over: threading.Event) -
 def _is_cancelled(installation: Installation, request_id: str) -> bool:
     try:
         return installation.catalog.is_cancelled(request_id)
-    except Exception:
+    except Exception:  # whatever it is, the next look may do; a watcher must not end over it
         log.exception("request %s: whether it was cancelled is not known", request_id)
         return False

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pyproj import Transformer
 from shapely.geometry import box
 
-Window = tuple[int, int, int, int]
+from geostudio_dagster.planning.grid import Window
 
 _ZONE_DEGREES, _ZONES = 6, 60
 _ONE_ZONE = 3.0  # degrees of longitude: so wide an area stays within 4.5 of a central meridian
@@ -53,12 +53,6 @@ class SceneGrid:
     def transform(self) -> tuple[float, float, float, float, float, float]:
         """From pixel to CRS coordinates: a, b, c, d, e, f."""
         return (self.resolution, 0.0, self.west, 0.0, -self.resolution, self.north)
-
-    @property
-    def longitude(self) -> float:
-        """Of the area's middle, degrees; its solar time is by it."""
-        west, _, east, _ = self.area.bounds
-        return float(west + east) / 2
 
     @property
     def is_polar(self) -> bool:
