@@ -7,7 +7,7 @@ from bench import accuracy, engine
 from bench.report import conclude
 from bench.samples import Samples
 from geostudio_dagster.prediction import PredictOptions
-from geostudio_dagster.prediction.forward import choose_device
+from geostudio_dagster.prediction.forward import choose_device, has_bfloat16
 
 OUT = Path(__file__).parent / "out"
 PARTS = ("floor", "versus", "starts", "memory", "precision", "patches")
@@ -58,7 +58,9 @@ def _settings():
         f"{GPU_FLOOR}; see bench/models.py",
     )
     parser.add_argument("--versus", default="unet@2048", help="the same, beside TerraTorch")
-    parser.add_argument("--precisions", default="exact,auto")
+    parser.add_argument(
+        "--precisions", help="exact,auto by default; exact where auto would be the same, float32"
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument(
         "--append", action="store_true", help="keep earlier samples and count them as well"
@@ -75,7 +77,10 @@ def _settings():
     parser.add_argument("--place", type=Path, default=OUT, help="folder of models, scenes, results")
     settings = parser.parse_args()
     settings.place = settings.place.resolve()
-    settings.floor = settings.floor or _usual_floor(settings.device)
+    device = choose_device(PredictOptions(device=settings.device))
+    settings.floor = settings.floor or (GPU_FLOOR if device.startswith("cuda") else FLOOR)
+    both = "exact,auto" if has_bfloat16(device) else "exact"
+    settings.precisions = settings.precisions or both
     if settings.quick:
         settings.rounds, settings.tiles, settings.tile = 1, 3, 512
         settings.floor, settings.versus, settings.memory = "unet@1024", "unet@1024", "2048,8192"
@@ -83,11 +88,6 @@ def _settings():
         setattr(settings, name, [item for item in getattr(settings, name).split(",") if item])
     settings.memory = [int(size) for size in settings.memory]
     return settings
-
-
-def _usual_floor(device):
-    device = choose_device(PredictOptions(device=device))
-    return GPU_FLOOR if device.startswith("cuda") else FLOOR
 
 
 if __name__ == "__main__":

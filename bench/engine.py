@@ -28,17 +28,17 @@ def measure_floor(case, settings, samples):
 def measure_versus(case, settings, samples):
     """The engine and TerraTorch's ``tiled_inference``, from the same file to a class map."""
     with _Contenders(case, settings) as contenders:
-        exact, auto = (contenders.worker("ours", name) for name in ("exact", "auto"))
         theirs = contenders.worker("terratorch")
         turns = [
-            ("engine exact", exact, "engine", "exact"),
             ("terratorch defaults", theirs, "defaults", "exact"),
-            ("engine auto", auto, "engine", "auto"),
             ("terratorch best", theirs, "best", "auto"),
         ]
+        for precision in settings.precisions:
+            ours = contenders.worker("ours", precision)
+            turns.append((f"engine {precision}", ours, "engine", precision))
         contenders.take_turns("versus", turns, samples)
-        contenders.compare("versus", "engine exact", "engine auto", samples)
-        contenders.compare("versus", "engine exact", "terratorch defaults", samples)
+        for label in ("engine auto", "terratorch defaults", "terratorch best"):
+            contenders.compare("versus", "engine exact", label, samples)
 
 
 class _Contenders:
@@ -83,7 +83,9 @@ class _Contenders:
                 )
 
     def compare(self, part, one, other, samples):
-        """Keep the share of pixels to which two contenders gave different classes."""
+        """Keep the share of pixels to which two contenders gave different classes, if both ran."""
+        if not {one, other} <= self._outputs.keys():
+            return
         share = flips(Path(self._outputs[one]), Path(self._outputs[other]))
         samples.add(f"{part} flips", self._case, f"{other} against {one}", share=share)
 
@@ -101,14 +103,15 @@ def flips(one: Path, other: Path) -> float:
 
 
 def measure_starts(name, settings, samples):
-    """Ours once over all tiles, theirs once for one tile, in turn.
+    """Ours once over all tiles, theirs once for one tile, in turn, with squares of theirs.
 
     Each round begins with no program of the model: the first process of ours builds the network
     with TerraTorch and keeps the program at its end, the later ones start from that.
     """
     place, count = settings.place, settings.tiles
     programs = place / "programs"
-    bundle, tiles = make_bundle(place, name), starts.scenes(settings.place, count, settings.tile)
+    bundle = make_bundle(place, name, starts.OVERLAP)
+    tiles = starts.scenes(place, count, settings.tile)
     case = f"{name}, {count} tiles of {settings.tile}"
     for round_ in range(settings.rounds):
         shutil.rmtree(programs, ignore_errors=True)
@@ -118,8 +121,12 @@ def measure_starts(name, settings, samples):
         for precision in settings.precisions:
             sample = starts.ours(bundle, tiles, place, precision, programs)
             samples.add("starts", case, f"ours {precision}", **sample)
-        one = starts.theirs(bundle, name, tiles, round_ % count, place)
+        tile = round_ % count
+        one, output = starts.theirs(bundle, name, tiles, tile, place)
         samples.add("starts", case, "terratorch predict", **one)
+        share = flips(starts.output(place, first, tile), output)
+        label = f"terratorch predict against engine {first}"
+        samples.add("starts flips", case, label, share=share)
         found = samples.of("starts", case)
         last = {label: round(items[-1]["wall"], 1) for label, items in found.items()}
         print(f"  starts: {last} s", flush=True)
@@ -140,9 +147,8 @@ def measure_memory(settings, samples):
         print(f"  memory: {name} {precision}, 2048: {point['above_model_mb']} MB", flush=True)
 
 
-def make_bundle(place: Path, name: str) -> Path:
+def make_bundle(place: Path, name: str, overlap: int = models.OVERLAP) -> Path:
     """The bundle's folder, made in a process of its own where it is not there yet."""
-    if not (place / name).exists():
-        command = [sys.executable, "-m", "bench.models", str(place), name]
-        subprocess.run(command, check=True, capture_output=True)
-    return models.bundle(place, name)
+    command = [sys.executable, "-m", "bench.models", str(place), name, str(overlap)]
+    subprocess.run(command, check=True, capture_output=True)
+    return models.bundle(place, name, overlap)

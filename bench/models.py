@@ -60,19 +60,19 @@ def init_args(name):
     return MODELS[name]() | {"loss": "ce", "ignore_index": -1}
 
 
-def bundle(folder: Path, name: str) -> Path:
+def bundle(folder: Path, name: str, overlap: int = OVERLAP) -> Path:
     """The bundle's folder. Making it imports TerraTorch; do it in a process of its own."""
-    place = folder / name
+    place = folder / (name if overlap == OVERLAP else f"{name}-{overlap}")
     if place.exists():
         return place
-    scratch = folder / f".{name}"
+    scratch = folder / f".{place.name}"
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
     _save_checkpoint(scratch / "state.ckpt", name)
     config = {"model": {"class_path": _TASK, "init_args": init_args(name)}}
     (scratch / "config.yaml").write_text(yaml.safe_dump(config))
     manifest = {
-        "name": f"bench-{name}",
+        "name": f"bench-{place.name}".replace("_", "-"),
         "runtime": "terratorch",
         "weights": "state.ckpt",
         "config": "config.yaml",
@@ -81,7 +81,7 @@ def bundle(folder: Path, name: str) -> Path:
             {"name": band, "mean": mean, "std": std}
             for band, mean, std in zip(BANDS, MEANS, STDS, strict=True)
         ],
-        "patch": {"size": SIZE, "overlap": OVERLAP, "trim": TRIM},
+        "patch": {"size": SIZE, "overlap": overlap, "trim": TRIM},
         "classes": [
             {"value": 0, "name": "no", "colour": "#dddddd"},
             {"value": 1, "name": "yes", "colour": "#1f78b4"},
@@ -167,4 +167,4 @@ def _balance(network):
 
 
 if __name__ == "__main__":
-    bundle(Path(sys.argv[1]), sys.argv[2])
+    bundle(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))

@@ -13,12 +13,15 @@ from bench import models
 from bench.scenes import MEANS, STDS, textured
 from bench.worker import busy_seconds
 
-# What GEOStudio's inference step adds to a tune's configuration.
+# What GEOStudio's inference step adds to a tune's configuration. The engine reads it from a tune as
+# the same squares: TerraTorch cuts 8 pixels from each side, which leaves no overlap to blend.
+_CROP, _STRIDE = 224, 208
+OVERLAP = _CROP - _STRIDE
 _TILING = {
-    "h_crop": 224,
-    "h_stride": 208,
-    "w_crop": 224,
-    "w_stride": 208,
+    "h_crop": _CROP,
+    "h_stride": _STRIDE,
+    "w_crop": _CROP,
+    "w_stride": _STRIDE,
     "batch_size": 16,
     "average_patches": True,
 }
@@ -38,7 +41,7 @@ def ours(bundle: Path, tiles: Path, place: Path, precision: str, programs: Path)
 
     ``convert`` is the CPU time of keeping the model's program, which the first process does.
     """
-    out = place / f"tiles-out-{precision}"
+    out = output(place, precision, 0).parent
     out.mkdir(exist_ok=True)
     command = [sys.executable, "-m", "bench.shard", str(bundle), str(tiles), str(out), precision]
     log = place / "shard.log"
@@ -47,8 +50,13 @@ def ours(bundle: Path, tiles: Path, place: Path, precision: str, programs: Path)
     return sample | {"convert": report["convert"]}
 
 
+def output(place: Path, precision: str, number: int) -> Path:
+    """What :func:`ours` makes of a tile."""
+    return place / f"tiles-out-{precision}" / f"tile{number:02}.tif"
+
+
 def theirs(bundle: Path, name: str, tiles: Path, number: int, place: Path):
-    """Wall and CPU seconds of one ``terratorch predict`` for one tile, as GEOStudio starts it."""
+    """One ``terratorch predict`` for one tile, as GEOStudio starts it: its seconds, its output."""
     out = place / f"terratorch-predict-{number}"
     out.mkdir(exist_ok=True)
     config = out / "config.yaml"
@@ -58,9 +66,10 @@ def theirs(bundle: Path, name: str, tiles: Path, number: int, place: Path):
     command += ["--data.init_args.predict_data_root", str(tiles)]
     command += ["--data.init_args.img_grep", f"tile{number:02}.tif"]
     sample = _timed(command, out / "log.txt", cwd=out)  # it writes its configuration there
-    if not list(out.glob("*.tif")):
+    found = list(out.glob("*.tif"))
+    if not found:
         raise RuntimeError(f"terratorch predict made nothing; see {out / 'log.txt'}")
-    return sample
+    return sample, found[0]
 
 
 def _configuration(name, tiles):

@@ -55,7 +55,7 @@ def plan_forward(options: PredictOptions, model: Model) -> ForwardPlan:
     gpu = model.device.startswith("cuda")
     cores = usable_cores()
     workers = options.workers or model.concurrency or (_GPU_WORKERS if gpu else usual_workers())
-    bfloat16 = options.precision == "auto" and model.autocasts and _has_bfloat16(model.device)
+    bfloat16 = options.precision == "auto" and model.autocasts and has_bfloat16(model.device)
     batch = _GPU_BATCH if gpu else _CPU_BATCH["bfloat16" if bfloat16 else "float32"]
     return ForwardPlan(
         device=model.device,
@@ -92,7 +92,8 @@ def choose_device(options: PredictOptions, runtime: str = "") -> str:
     return device
 
 
-def _has_bfloat16(device: str) -> bool:
+def has_bfloat16(device: str) -> bool:
+    """Whether the device computes in bfloat16, instead of only storing it."""
     if device.startswith("cuda"):
         return bool(torch.cuda.is_bf16_supported())
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
