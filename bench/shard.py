@@ -4,17 +4,25 @@ import argparse
 import json
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from geostudio_dagster.models.bundle import load_bundle
 from geostudio_dagster.prediction import PredictOptions, predict
 from geostudio_dagster.prediction.report import peak_rss
+from geostudio_dagster.prediction.turns import AT_ONCE
 
 
 def predict_all(
-    bundle: Path, scenes: list[Path], target: Path, precision: str, programs: Path | None = None
+    bundle: Path,
+    scenes: list[Path],
+    target: Path,
+    precision: str,
+    *,
+    programs: Path | None = None,
+    at_once: int = AT_ONCE,
 ):
-    """Predict each scene; the model is loaded with the first. Gives memory before and after.
+    """Predict each scene, so many at a time as in a run. Gives memory before and after.
 
     In a folder of programs the model's is kept at the end, where it is not there yet.
     """
@@ -26,10 +34,13 @@ def predict_all(
 
         model = loaded(loaded_bundle, choose_device(options), programs=programs)
         before = peak_rss()
-        for scene in scenes:
-            report = predict(
-                scene, loaded_bundle, target / scene.name, scratch=Path(scratch), options=options
-            )
+
+        def one(scene: Path):
+            output = target / scene.name
+            return predict(scene, loaded_bundle, output, scratch=Path(scratch), options=options)
+
+        with ThreadPoolExecutor(at_once) as pool:
+            report = list(pool.map(one, scenes))[-1]
     peak = peak_rss()  # of the predictions; keeping a program takes memory of its own
     seconds = keep(loaded_bundle, programs, model) if programs else 0.0
     return {
@@ -59,7 +70,16 @@ if __name__ == "__main__":
         parser.add_argument(name, type=Path)
     parser.add_argument("precision")
     parser.add_argument("--programs", type=Path)
+    parser.add_argument("--at-once", type=int, default=AT_ONCE)
     given = parser.parse_args()
     folder = given.scenes
     found = sorted(folder.glob("*.tif")) if folder.is_dir() else [folder]
-    print(json.dumps(predict_all(given.bundle, found, given.out, given.precision, given.programs)))
+    facts = predict_all(
+        given.bundle,
+        found,
+        given.out,
+        given.precision,
+        programs=given.programs,
+        at_once=given.at_once,
+    )
+    print(json.dumps(facts))

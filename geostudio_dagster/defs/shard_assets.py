@@ -40,6 +40,7 @@ from geostudio_dagster.pipeline import (
 from geostudio_dagster.pipeline.cancelling import ended_if_cancelled
 from geostudio_dagster.pipeline.launches import ATTEMPT_TAG
 from geostudio_dagster.pipeline.stage import StageReport, Work, run_stage, sign_of_life
+from geostudio_dagster.prediction.turns import AT_ONCE
 from geostudio_dagster.settings import Settings
 
 GROUP = "inference"
@@ -213,7 +214,13 @@ def predictions_asset(settings: Settings) -> dg.AssetsDefinition:
     ) -> dg.MaterializeResult:
         """Run the model over each task's scene."""
         place = installation.get()
-        model, report = _run(context, place, PREDICTION, predicting.predict_task)
+        model, report = _run(
+            context,
+            place,
+            PREDICTION,
+            predicting.predict_task,
+            workers=AT_ONCE,
+        )
         preview = predicting.preview_of(place, report)
         more = {"preview": picture(preview)} if preview else {}
         result = _stage_result(context, place, model, report, **more)

@@ -58,7 +58,7 @@ def predict_task(task: TaskRecord, context: WorkContext) -> StepOutput:
         files=[ProducedFile("prediction", target, target.name, COG, metadata)],
         metrics={
             "pixels": report.pixels,
-            "seconds": working_seconds(report.seconds),
+            "seconds": working_seconds(report.seconds) - report.queued,
             "stages": report.seconds,
             "patches": report.patches,
             "nodata_fraction": report.nodata_fraction,
@@ -77,7 +77,7 @@ def working_seconds(stages: Mapping[str, float]) -> float:
 
     What each process does once (imports, loading, calibrating) is left out: over a small scene
     it takes most of the time, and says nothing of a large one. Reading and normalising go on
-    beside the rest.
+    beside the rest, and so do other predictions of the process.
 
     Args:
         stages: seconds by stage, as in a prediction's report.

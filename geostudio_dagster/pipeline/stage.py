@@ -117,7 +117,7 @@ def run_stage(
     *,
     workers: int = 1,
 ) -> StageReport:
-    """Do one stage for every task of the shard that still needs it.
+    """Do one stage for every task of the shard that still needs it, ``workers`` at a time.
 
     A task that fails is recorded and never raised; only the catalog or the storage being out
     of order ends the stage early.
@@ -135,12 +135,12 @@ def run_stage(
         )
         stop = _StopSign(installation, shard_key.split("/", maxsplit=1)[0])
         run = _StageRun(installation, process_id, run_id, work, stop)
-        if workers == 1:
-            outcomes = tuple(map(run.do, tasks))
-        else:
-            with ThreadPoolExecutor(workers, thread_name_prefix=process_id) as pool:
-                outcomes = tuple(pool.map(run.do, tasks))
-    return StageReport(outcomes, time.monotonic() - started)
+        # What a process died with last time goes alone, after the rest: else whoever happens to
+        # be worked beside it would count as having killed the process as well.
+        together = [task for task in tasks if workers > 1 and not task.step(process_id).crashes]
+        outcomes = [*run.side_by_side(together, workers)]
+        outcomes += map(run.do, tasks[len(together) :])
+    return StageReport(tuple(outcomes), time.monotonic() - started)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +152,15 @@ class _StageRun:
     run_id: str
     work: Work
     stop: _StopSign
+
+    def side_by_side(self, tasks: Sequence[TaskRecord], workers: int) -> list[TaskOutcome]:
+        """Work so many tasks at a time; an interruption ends those under way, too."""
+        with ThreadPoolExecutor(workers, thread_name_prefix=self.process_id) as pool:
+            try:
+                return list(pool.map(self.do, tasks))
+            except BaseException:
+                self.stop.now()
+                raise
 
     def do(self, task: TaskRecord) -> TaskOutcome:
         """Work one task and record how it ended."""
@@ -262,7 +271,10 @@ def _tell(outcome: TaskOutcome) -> None:
 
 
 class _StopSign:
-    """Whether the request was cancelled, asked of the catalog at most every two seconds."""
+    """Whether the request was cancelled, asked of the catalog at most every two seconds.
+
+    Or whether the run itself is over, so that nothing else of it need be finished.
+    """
 
     def __init__(self, installation: Installation, request_id: str) -> None:
         self._installation = installation
@@ -270,6 +282,10 @@ class _StopSign:
         self._lock = threading.Lock()
         self._asked_at = float("-inf")
         self._answer = False
+
+    def now(self) -> None:
+        """Say yes from now on."""
+        self._answer = True
 
     def __call__(self) -> bool:
         with self._lock:

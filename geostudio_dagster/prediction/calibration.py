@@ -20,6 +20,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,7 @@ def calibrated(
     folder: Path,
     digest: str,
     shape: tuple[int, int, int],
+    alone: AbstractContextManager[None],
 ) -> ForwardPlan:
     """The best plan for ``model`` here: as measured before, or measured now and kept.
 
@@ -66,16 +68,24 @@ def calibrated(
         folder: where measurements are kept; made if need be.
         digest: the bundle's.
         shape: planes, height and width of a patch.
+        alone: in its body no other prediction of this process computes.
     """
     key = _key(rule, options, model, digest, shape)
     name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
     path = folder / f"{name[:32]}.json"
     found = _read(path)
     if found is None:
-        seconds = search(rule, _free(options, model), _measuring(model, shape))
-        choice = best(rule, seconds)
-        found = _settle(path, key | {"choice": _chosen(choice), "measured": _table(seconds)})
+        with alone:
+            found = _read(path) or _measured(rule, options, model, path, key)
     return dataclasses.replace(rule, **found["choice"], calibrated=True)
+
+
+def _measured(
+    rule: ForwardPlan, options: PredictOptions, model: Model, path: Path, key: dict[str, Any]
+) -> dict[str, Any]:
+    seconds = search(rule, _free(options, model), _measuring(model, key["patch"]))
+    choice = best(rule, seconds)
+    return _settle(path, key | {"choice": _chosen(choice), "measured": _table(seconds)})
 
 
 def search(

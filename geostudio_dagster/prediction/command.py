@@ -35,11 +35,11 @@ from geostudio_dagster.models.bundle import (
 from geostudio_dagster.models.cache import loaded
 from geostudio_dagster.models.programs import CONVERTED, ProgramFile
 from geostudio_dagster.prediction.destination import Destination, destination
-from geostudio_dagster.prediction.engine import Progress as Report
 from geostudio_dagster.prediction.engine import predict
 from geostudio_dagster.prediction.inputs import readable
 from geostudio_dagster.prediction.options import PredictOptions
 from geostudio_dagster.prediction.report import PredictionReport
+from geostudio_dagster.prediction.streaming import Progress as Report
 from geostudio_dagster.prediction.timeline import SUFFIXES
 from geostudio_dagster.raster.preview import QUICKLOOK_SIDE, preview_png
 from geostudio_dagster.settings import read_settings

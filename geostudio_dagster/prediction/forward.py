@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,7 @@ from geostudio_dagster.models.runtime import Model
 from geostudio_dagster.prediction.batches import Batch
 from geostudio_dagster.prediction.options import PredictOptions
 from geostudio_dagster.prediction.report import StageClock
+from geostudio_dagster.prediction.turns import Place
 
 # Measured for two one-thread workers and a ResNet-18 U-Net, CPU ms per patch: float32 59 at 2, 54
 # at 3, 52 at 4, 57 at 8; bfloat16 29 at 4, 27 at 8. More saves little: glibc hands blocks above 32
@@ -113,13 +115,18 @@ class ForwardPass:
     """Runs a model over batches, one or several at a time; outputs come in the batches' order.
 
     ``fits`` is how many patches go through the model at once: the plan's, halved whenever memory
-    runs out.
+    runs out. ``place`` is the prediction's among those that want the device as well; None where
+    there are none.
     """
 
-    def __init__(self, model: Model, plan: ForwardPlan, clock: StageClock) -> None:
+    def __init__(
+        self, model: Model, plan: ForwardPlan, clock: StageClock, place: Place | None = None
+    ) -> None:
         self._model = model
         self._plan = plan
         self._clock = clock
+        self._place = place
+        self._over = threading.Event()
         self.fits = plan.batch_size
         self._copies = _Copies(plan.device) if plan.device.startswith("cuda") else None
         # Importing terratorch sets "medium" for the whole process, which computes float32
@@ -153,6 +160,7 @@ class ForwardPass:
             while pending:
                 yield self._next(pending)
         finally:
+            self._over.set()
             for _, future in pending:
                 future.cancel()
 
@@ -170,17 +178,33 @@ class ForwardPass:
     def _run(self, batch: Batch) -> Tensor | None:
         if not batch.used:
             return None
-        with self._clock.computing("forward"), torch.inference_mode(), self._autocast():
+        with self._turn(), self._clock.computing("forward"), self._computing():
             output = self._within_memory(torch.from_numpy(batch.pixels))
             if self._copies:
                 # Until here the batch's memory may still be read, and its time is not over.
                 self._copies.wait()
             return output
 
-    def _autocast(self) -> Any:
-        if not self._plan.bfloat16:
-            return nullcontext()
-        return torch.autocast(self._plan.device.partition(":")[0], dtype=torch.bfloat16)
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """This worker's share of the device, unless nobody wants the outputs any more."""
+        # Of endpoints all predictions together ask no more at a time than they are said to take.
+        if self._place is None or self._model.concurrency:
+            yield
+            return
+        plan = self._plan
+        with ExitStack() as stack:
+            with self._clock.queuing():
+                share = self._place.share(plan.device, plan.workers, self._over.is_set)
+                stack.enter_context(share)
+            yield
+
+    @contextmanager
+    def _computing(self) -> Iterator[None]:
+        kind, bfloat16 = self._plan.device.partition(":")[0], self._plan.bfloat16
+        autocast = torch.autocast(kind, dtype=torch.bfloat16) if bfloat16 else nullcontext()
+        with torch.inference_mode(), autocast:
+            yield
 
     def _within_memory(self, pixels: Tensor) -> Tensor:
         """The output, of parts that fit; where memory runs out, from then on of halves."""

@@ -28,18 +28,20 @@ class StageClock:
     """Seconds by stage. Stages overlap in time (threads), so they need not add up to the total.
 
     Each measured stage belongs to one thread, so it is not locked. ``busy`` are the seconds in
-    which at least one worker computed. ``spans`` are kept only where a timeline is to be drawn,
-    else None.
+    which at least one worker computed, ``queued`` those in which none did, but one waited for
+    other predictions. ``spans`` are kept only where a timeline is to be drawn, else None.
     """
 
     def __init__(self, *stages: str, profiling: bool = False) -> None:
         self.seconds = dict.fromkeys(stages, 0.0)
         self.stalls = 0  # batches that were not there yet when the forward loop asked for one
         self.busy = 0.0
+        self.queued = 0.0
         self.spans: list[Span] | None = [] if profiling else None
         self._started = time.perf_counter()
         self._computing = 0  # workers
-        self._busy_since = self._started
+        self._queuing = 0
+        self._counted = self._started  # until when busy and queued are
         self._lock = threading.Lock()
 
     @contextmanager
@@ -56,18 +58,32 @@ class StageClock:
     def computing(self, stage: str) -> Iterator[None]:
         """A worker computes in the body, maybe beside others: it adds to ``busy`` and the spans."""
         began = time.perf_counter()
-        with self._lock:
-            if not self._computing:
-                self._busy_since = began
-            self._computing += 1
+        self._count(computing=1)
         try:
             yield
         finally:
-            with self._lock:
-                self._computing -= 1
-                if not self._computing:
-                    self.busy += time.perf_counter() - self._busy_since
+            self._count(computing=-1)
             self._keep(stage, began)
+
+    @contextmanager
+    def queuing(self) -> Iterator[None]:
+        """A worker waits in the body for its turn, which others may have."""
+        self._count(queuing=1)
+        try:
+            yield
+        finally:
+            self._count(queuing=-1)
+
+    def _count(self, computing: int = 0, queuing: int = 0) -> None:
+        with self._lock:
+            now = time.perf_counter()
+            if self._computing:
+                self.busy += now - self._counted
+            elif self._queuing:
+                self.queued += now - self._counted
+            self._counted = now
+            self._computing += computing
+            self._queuing += queuing
 
     def _keep(self, stage: str, began: float) -> None:
         if self.spans is not None:
@@ -93,8 +109,10 @@ class PredictionReport:
         skipped_patches: patches without a single valid pixel, which did not.
         engine: what computed: torch, onnxruntime, openvino or an endpoint.
         seconds: wall seconds by stage: total, model, read, normalise, blend, write, cog; stall,
-            the time in which the forward loop waited for pixels; and forward, in which it waited
-            for the workers' outputs.
+            the time in which the forward loop waited for pixels; forward, in which it waited
+            for the workers' outputs; room, in which it waited, before it began to read, for other
+            predictions' memory.
+        queued: wall seconds of ``forward`` in which the workers waited for other predictions.
         forward_busy: wall seconds in which at least one worker was in its forward pass.
         stalls: how often it waited; at least once, for the first batch.
         nodata_fraction: share of the window's pixels that are nodata in the output.
@@ -118,6 +136,7 @@ class PredictionReport:
     trim: int
     seconds: dict[str, float]
     forward_busy: float
+    queued: float
     stalls: int
     nodata_fraction: float
     class_counts: dict[int, int] | None

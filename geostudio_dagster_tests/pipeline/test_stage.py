@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -12,6 +14,7 @@ from sqlalchemy.exc import OperationalError
 
 from geostudio_dagster.catalog import Catalog, ModelRecord, TaskRecord
 from geostudio_dagster.catalog.states import CONNECTOR
+from geostudio_dagster.errors import Cancelled
 from geostudio_dagster.installation import Installation
 from geostudio_dagster.pipeline.plans import plan_request
 from geostudio_dagster.pipeline.stage import ProducedFile, StepOutput, WorkContext, run_stage
@@ -95,6 +98,64 @@ def test_a_fault_of_the_catalog_is_not_the_tasks(
     assert task.status == "RUNNING"  # held, until its lease ends
     assert installation.catalog.release("first") == 1
     assert run_stage(installation, shard, "next", CONNECTOR, write(b"a")).count("finished") == 1
+
+
+@pytest.fixture
+def shard_of_four(installation: Installation, model: ModelRecord, make_scene: MakeScene) -> str:
+    """A planned shard of four tasks."""
+    urls = [str(make_scene(f"s{n}.tif", size=64)) for n in range(4)]
+    document = {"model": model.name, "spatial_domain": {"urls": urls}}
+    request = admit(document, installation.catalog, installation.settings, owner="tests")
+    plan_request(installation, request.id)
+    return installation.catalog.shards(request.id)[0].key
+
+
+def test_what_a_process_died_with_is_tried_alone_after_the_rest(
+    installation: Installation, shard_of_four: str
+) -> None:
+    catalog = installation.catalog
+    first, second, *_ = catalog.claim(shard_of_four, CONNECTOR, "killed", 60.0)
+    for task in (first, second):
+        assert catalog.start_step(task.id, CONNECTOR, "killed")
+    catalog.release("killed")  # it died with two of the four in hand
+    together = threading.Barrier(2)
+    order: list[str] = []
+
+    def work(task: TaskRecord, _: WorkContext) -> StepOutput:
+        if task.id not in {first.id, second.id}:
+            together.wait(20)  # breaks unless another task is worked at the same time
+        order.append(task.id)
+        return StepOutput()
+
+    report = run_stage(installation, shard_of_four, "next", CONNECTOR, work, workers=2)
+    assert report.count("finished") == 4
+    assert order[2:] == [first.id, second.id]
+
+
+def test_an_interruption_ends_all_that_is_under_way_and_leaves_no_scratch(
+    installation: Installation, shard_of_four: str
+) -> None:
+    together = threading.Barrier(2)
+    ended: list[str] = []
+
+    def work(task: TaskRecord, context: WorkContext) -> StepOutput:
+        (context.scratch / "half").write_bytes(b"half")
+        if together.wait(20) == 0:
+            signal.raise_signal(signal.SIGINT)  # to the main thread, as Dagster does
+        stop = threading.Event()
+        while not context.cancelled():
+            stop.wait(0.01)
+        ended.append(task.id)
+        raise Cancelled("stopped")
+
+    with pytest.raises(KeyboardInterrupt):
+        run_stage(installation, shard_of_four, "first", CONNECTOR, work, workers=2)
+    assert len(ended) == 2
+    assert _files(installation.settings.data_folder / "scratch") == []
+    # Whatever it held, the next run gets.
+    installation.catalog.release("first", crashed=False)
+    report = run_stage(installation, shard_of_four, "next", CONNECTOR, write(b"whole"), workers=2)
+    assert report.count("finished") == 4
 
 
 def _files(folder: Path) -> list[Path]:

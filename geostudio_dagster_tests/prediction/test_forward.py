@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -70,7 +71,15 @@ def test_a_batch_that_only_fits_by_halves_is_not_chosen(tmp_path: Path) -> None:
     rule = ForwardPlan("cpu", bfloat16=False, batch_size=4, workers=1, threads=1)
     options = PredictOptions(workers=1, threads=1)
     network = Narrow(room=4)
-    plan = calibrated(rule, options, model(network), folder=tmp_path, digest="d", shape=(1, 4, 4))
+    plan = calibrated(
+        rule,
+        options,
+        model(network),
+        folder=tmp_path,
+        digest="d",
+        shape=(1, 4, 4),
+        alone=nullcontext(),
+    )
     assert plan.batch_size <= 4
     assert max(network.asked) == 8
     (kept,) = tmp_path.iterdir()
