@@ -10,7 +10,7 @@ from pathlib import Path
 from geostudio_dagster.models.bundle import load_bundle
 from geostudio_dagster.prediction import PredictOptions, predict
 from geostudio_dagster.prediction.report import peak_rss
-from geostudio_dagster.prediction.turns import AT_ONCE
+from geostudio_dagster.prediction.turns import at_once
 
 
 def predict_all(
@@ -20,7 +20,7 @@ def predict_all(
     precision: str,
     *,
     programs: Path | None = None,
-    at_once: int = AT_ONCE,
+    tasks: int,
 ):
     """Predict each scene, so many at a time as in a run. Gives memory before and after.
 
@@ -39,7 +39,7 @@ def predict_all(
             output = target / scene.name
             return predict(scene, loaded_bundle, output, scratch=Path(scratch), options=options)
 
-        with ThreadPoolExecutor(at_once) as pool:
+        with ThreadPoolExecutor(tasks) as pool:
             report = list(pool.map(one, scenes))[-1]
     peak = peak_rss()  # of the predictions; keeping a program takes memory of its own
     seconds = keep(loaded_bundle, programs, model) if programs else 0.0
@@ -70,7 +70,7 @@ if __name__ == "__main__":
         parser.add_argument(name, type=Path)
     parser.add_argument("precision")
     parser.add_argument("--programs", type=Path)
-    parser.add_argument("--at-once", type=int, default=AT_ONCE)
+    parser.add_argument("--at-once", type=int, default=at_once())
     given = parser.parse_args()
     folder = given.scenes
     found = sorted(folder.glob("*.tif")) if folder.is_dir() else [folder]
@@ -80,6 +80,6 @@ if __name__ == "__main__":
         given.out,
         given.precision,
         programs=given.programs,
-        at_once=given.at_once,
+        tasks=given.at_once,
     )
     print(json.dumps(facts))

@@ -40,7 +40,7 @@ from geostudio_dagster.pipeline import (
 from geostudio_dagster.pipeline.cancelling import ended_if_cancelled
 from geostudio_dagster.pipeline.launches import ATTEMPT_TAG
 from geostudio_dagster.pipeline.stage import StageReport, Work, run_stage, sign_of_life
-from geostudio_dagster.prediction.turns import AT_ONCE
+from geostudio_dagster.prediction.turns import at_once
 from geostudio_dagster.settings import Settings
 
 GROUP = "inference"
@@ -219,7 +219,7 @@ def predictions_asset(settings: Settings) -> dg.AssetsDefinition:
             place,
             PREDICTION,
             predicting.predict_task,
-            workers=AT_ONCE,
+            workers=at_once(),
         )
         preview = predicting.preview_of(place, report)
         more = {"preview": picture(preview)} if preview else {}

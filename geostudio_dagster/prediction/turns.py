@@ -16,12 +16,21 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
 
+from geostudio_dagster.cores import usable_cores
 from geostudio_dagster.errors import Cancelled
 
-# Predictions of a shard at a time: the device computes one scene while another is opened, written,
-# checked and stored. It pays most for small scenes; large ones have all the memory, one by one.
-AT_ONCE = 2
+_MOST_AT_ONCE = 4
 _LOOK_S = 0.2  # between two looks at whether to wait any longer
+
+
+def at_once() -> int:
+    """Predictions of one shard that are worked at a time.
+
+    So the device computes one scene while others are opened, written, checked and stored. It pays
+    most for small scenes; large ones have all the memory one by one. More where there are many
+    cores: a GPU has done a small scene in less time than it takes to read one.
+    """
+    return max(2, min(_MOST_AT_ONCE, usable_cores() // 4))
 
 
 class Turns:

@@ -95,8 +95,8 @@ def test_a_class_map_is_a_valid_cog_on_the_scenes_grid(
     assert (report.crs, report.shape, report.pixels) == ("EPSG:32633", (1, 700, 900), 630_000)
     assert report.skipped_patches > 50
     assert set(report.seconds) == {
-        "total", "model", "calibrate", "room", "read", "normalise", "stall", "forward", "blend", "write",
-        "cog",
+        "total", "model", "calibrate", "room", "read", "normalise", "stall", "forward", "blend",
+        "write", "cog",
     }  # fmt: skip
     assert [path.name for path in target.parent.iterdir()] == ["out.tif"]
 
