@@ -149,8 +149,11 @@ Engine = Annotated[
     typer.Option(help="What runs ONNX models; auto is OpenVINO where it is installed."),
 ]
 Arithmetic = Annotated[
-    Literal["exact", "auto"],
-    typer.Option(help="exact is float32, auto is bfloat16 where the processor has it."),
+    Literal["exact", "auto"] | None,
+    typer.Option(
+        help="exact is float32, auto is bfloat16 where the machine computes in it; by default as "
+        "the model says, else as GEOSTUDIO_PRECISION does, else exact."
+    ),
 ]
 Output = Annotated[
     str, typer.Option(help="The COG to make, a path or s3://bucket/key; replaced if there.")
@@ -189,7 +192,7 @@ def predict(
     inputs: Scenes,
     output: Output,
     more: More = None,
-    precision: Arithmetic = "exact",
+    precision: Arithmetic = None,
     batch_size: BatchSize = None,
     patch: Side = None,
     overlap: Shared = None,

@@ -276,6 +276,11 @@ class Settings(BaseSettings):
     onnx_engine: Literal["auto", "onnxruntime", "openvino"] = Field(
         default="auto", description="What runs ONNX models; auto is OpenVINO where it is installed."
     )
+    precision: Literal["exact", "auto"] = Field(
+        default="exact",
+        description="Of models that do not say it themselves: exact is float32, auto is bfloat16 "
+        "where the machine computes in it.",
+    )
     convert: bool = Field(
         default=True,
         description="Keep networks of TerraTorch as programs, which load without TerraTorch.",

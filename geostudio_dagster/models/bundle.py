@@ -25,6 +25,7 @@ _LEAST_CLASSES = 2
 _COLOUR = re.compile(r"^#[0-9A-Fa-f]{6}$")
 
 RuntimeName = Literal["torchscript", "torch_export", "terratorch", "onnx", "http"]
+Precision = Literal["exact", "auto"]
 OnnxEngine = Literal["auto", "onnxruntime", "openvino"]
 TaskKind = Literal["segmentation", "regression"]
 Output = Literal["classes", "probabilities"]
@@ -142,6 +143,11 @@ class BundleManifest(_Strict):
     )
     fill: float = Field(
         default=0.0, description="What the model sees in invalid pixels, normalised."
+    )
+    precision: Precision | None = Field(
+        default=None,
+        description="exact is float32, auto is bfloat16 where the machine computes in it. By "
+        "default as the installation is set.",
     )
     licence: Text = ""
 

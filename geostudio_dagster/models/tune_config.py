@@ -12,7 +12,7 @@ import yaml
 from pydantic import ValidationError
 
 from geostudio_dagster.errors import InvalidRequest
-from geostudio_dagster.models.bundle import PatchSettings, TaskKind
+from geostudio_dagster.models.bundle import PatchSettings, Precision, TaskKind
 from geostudio_dagster.models.tune_options import shortened
 
 MOST_BYTES = 1024**2
@@ -51,6 +51,9 @@ class Modality:
     rgb: tuple[int, ...]
 
 
+_HALF = ("16", "bf16")  # of Lightning's names for a trainer's precision
+
+
 @dataclass(frozen=True, slots=True)
 class TuneConfig:
     """What a prediction needs to know from ``config_deploy.yaml``."""
@@ -61,6 +64,7 @@ class TuneConfig:
     patch: PatchSettings
     class_count: int | None
     class_names: tuple[str, ...]
+    precision: Precision | None = None
 
 
 def read_config(path: Path) -> TuneConfig:
@@ -105,7 +109,15 @@ def parse_config(document: object) -> TuneConfig:
         patch=_patch(model["init_args"]),
         class_count=_class_count(model, model_args, arguments) if task == "segmentation" else None,
         class_names=tuple(map(str, _listed(names, "class_names"))),
+        precision=_precision(document),
     )
+
+
+def _precision(document: object) -> Precision | None:
+    """``auto`` where TerraTorch computes with less than 32 bits, as the trainer's section says."""
+    trainer = document.get("trainer") if isinstance(document, Mapping) else None
+    told = trainer.get("precision") if isinstance(trainer, Mapping) else None
+    return "auto" if str(told).startswith(_HALF) else None
 
 
 def _is_larger_than(most: int, document: object) -> bool:

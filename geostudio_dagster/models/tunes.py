@@ -61,6 +61,7 @@ def manifest_of(config: TuneConfig, options: TuneOptions, names: TuneNames) -> B
         "dates": config.dates,
         "patch": config.patch,
         "nodata": NODATA,
+        "precision": config.precision,
     }
     if config.task == "segmentation":
         document["classes"] = _classes(config, options.legend)

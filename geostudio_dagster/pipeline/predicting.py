@@ -31,6 +31,7 @@ def predict_task(task: TaskRecord, context: WorkContext) -> StepOutput:
     target = context.scratch / f"{task.id}_pred.tif"
     settings = place.settings
     options = PredictOptions(
+        precision=bundle.manifest.precision or settings.precision,
         calibrations=settings.calibrations if settings.calibrate else None,
         onnx_engine=settings.onnx_engine,
         programs=settings.programs if settings.convert else None,

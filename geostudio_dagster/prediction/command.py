@@ -6,7 +6,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +85,8 @@ def run(job: Job, terminal: Console) -> dict[str, Any]:
     with _as_sentences(), _stoppable():
         _check_profile(job.options.profile)
         bundle = _bundle(job)
+        precision = job.options.precision or bundle.manifest.precision or read_settings().precision
+        job = replace(job, options=replace(job.options, precision=precision))
         place = destination(job.output)
         place.check(job.inputs)
         look = _quicklook(job, place)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -124,8 +125,9 @@ def _prepare(
         fitting = with_patch(bundle, grid.size)
         device = choose_device(options, bundle.manifest.runtime)
         model = loaded(fitting, device, onnx_engine=options.onnx_engine, programs=options.programs)
+    precise = replace(options, precision=options.precision or bundle.manifest.precision)
     with clock.measure("calibrate"):
-        plan = _plan(options, model, fitting, patches=grid.count(core), place=place)
+        plan = _plan(precise, model, fitting, patches=grid.count(core), place=place)
     log.info(
         "model %s by %s on %s, %s, batches of %d, %d x %d threads; %d x %d pixels to predict",
         bundle.manifest.name,

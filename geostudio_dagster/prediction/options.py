@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-from geostudio_dagster.models.bundle import OnnxEngine
-
-Precision = Literal["exact", "auto"]
+from geostudio_dagster.models.bundle import OnnxEngine, Precision
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +14,8 @@ class PredictOptions:
 
     Attributes:
         device: ``cpu``, ``cuda``, ``cuda:1``; None takes a GPU where there is one.
-        precision: ``exact`` is float32; ``auto`` is bfloat16 where the processor has it.
+        precision: ``exact`` is float32; ``auto`` is bfloat16 where the device computes in it; None
+            is what the bundle says, or else ``exact``.
         onnx_engine: what runs ONNX models: ``openvino``, ``onnxruntime``; ``auto`` is OpenVINO on
             a processor, where it is installed.
         batch_size: patches per forward pass.
@@ -35,7 +33,7 @@ class PredictOptions:
     """
 
     device: str | None = None
-    precision: Precision = "exact"
+    precision: Precision | None = None
     batch_size: int | None = None
     workers: int | None = None
     threads: int | None = None

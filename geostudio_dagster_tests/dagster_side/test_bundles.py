@@ -14,6 +14,7 @@ from geostudio_dagster.catalog import ModelRecord
 from geostudio_dagster.demo.model import demo_bundle
 from geostudio_dagster.installation import Installation
 from geostudio_dagster.models.registration import register_bundle
+from geostudio_dagster.prediction.forward import has_bfloat16
 from geostudio_dagster_tests.conftest import MakeScene
 from geostudio_dagster_tests.driving import Driver, path_of, submit, tasks_of
 from geostudio_dagster_tests.models.tunes import BANDS, make_tune
@@ -60,6 +61,8 @@ def test_a_terratorch_segmentation_ends_as_classes(
     installation: Installation, make_scene: MakeScene, driver: Driver, tmp_path: Path
 ) -> None:
     make_tune(tmp_path / "tune", "segmentation")
+    with (tmp_path / "tune" / "bundle.yaml").open("a") as manifest:
+        manifest.write("precision: auto\n")
     model = register_bundle(installation, tmp_path / "tune", owner="tests")
     request = submit(installation, [make_scene("a.tif", size=120, bands=BANDS)], model)
     assert driver.until_over(request) == "COMPLETED", tasks_of(installation, request)[0].error
@@ -67,6 +70,8 @@ def test_a_terratorch_segmentation_ends_as_classes(
     with rasterio.open(path_of(installation, task.id, "prediction")) as after:
         assert set(np.unique(after.read(1))) <= {0, 1, 2, 255}
         assert after.colormap(1)[2] == (0, 0, 0x20, 255)
+        fast = "bfloat16" if has_bfloat16(after.tags()["GEOSTUDIO_DEVICE"]) else "float32"
+        assert after.tags()["GEOSTUDIO_DTYPE"] == fast
     valid_item(path_of(installation, task.id, "stac"))
     style = installation.catalog.layers(request)[1].style
     assert sum(item["pixels"] for item in style["classes"]) == 120 * 120 - 12 * 12

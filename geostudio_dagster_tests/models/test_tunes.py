@@ -183,6 +183,21 @@ def test_several_dates_and_modalities() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [
+        ({"precision": "16-mixed"}, "auto"),
+        ({"precision": "bf16-mixed"}, "auto"),
+        ({"precision": 16}, "auto"),
+        ({"precision": "32-true"}, None),
+        ({"precision": None}, None),
+        ("no mapping", None),
+    ],
+)
+def test_a_tune_of_mixed_precision_is_predicted_in_it(told: object, expected: str | None) -> None:
+    assert manifest(trainer=told).precision == expected
+
+
 def test_what_geostudio_does_without_settings_of_tiles() -> None:
     found = manifest(model__init_args__tiled_inference_parameters=None)
     assert (found.patch.size, found.patch.overlap) == (224, 16)
