@@ -9,7 +9,6 @@ and sends one small request after another over HTTP. Also how long a cancellatio
 import argparse
 import json
 import signal
-import socket
 import statistics
 import tempfile
 import time
@@ -19,15 +18,13 @@ import httpx
 import rasterio
 
 from bench.scenes import sparse, textured
-from geostudio_dagster import services
+from bench.serving import post, serving
 from geostudio_dagster.catalog import StepStatus
 from geostudio_dagster.catalog.states import LIVE_REQUESTS, PREDICTION
 from geostudio_dagster.demo.model import demo_bundle
 from geostudio_dagster.installation import Installation
-from geostudio_dagster.models.registration import register_bundle
 from geostudio_dagster.settings import Settings
 
-_ROOT = Path(__file__).resolve().parents[1]
 _PATIENCE_S = 120
 _BANDS = ("B02", "B03", "B04", "B08")  # as the demo model knows them
 _DRAWN = 2048  # larger scenes only have to take long, not to show anything
@@ -46,32 +43,13 @@ def main() -> None:
 
 def measure(folder: Path, rounds: int, size: int) -> dict[str, object]:
     """Medians and all samples of a warm installation."""
-    ports = {name: _free_port() for name in ("webserver", "gateway")}
-    settings = Settings(
-        data_folder=folder / "data", gateway_url=f"http://127.0.0.1:{ports['gateway']}"
-    )
-    workspace = _ROOT / "workspace.yaml"
-    with Installation.open(settings) as place:
-        bundle = demo_bundle(folder / "bundle")
-        model = register_bundle(place, bundle.folder, owner="bench")
-        _, key = place.catalog.create_key("bench@example.org", days=1)
-        home = services.dagster_home(settings, _ROOT / "dagster.yaml")
-        wanted = [
-            services.webserver(workspace, ports["webserver"]),
-            services.daemon(workspace),
-            services.gateway(ports["gateway"]),
-        ]
-        with (
-            services.running(wanted, settings, home),
-            httpx.Client(
-                base_url=settings.gateway_url, headers={"X-API-Key": key}, timeout=60
-            ) as client,
-        ):
-            samples = [
-                _one(place, client, model.id, _scene(settings, size, number))
-                for number in range(rounds + 1)
-            ][1:]  # the first one warms everything up
-            cancelled = _cancel(place, client, model.id, settings)
+    bundle = demo_bundle(folder / "bundle")
+    with serving(folder, bundle.folder) as (place, client, model):
+        samples = [
+            _one(place, client, model, _scene(place.settings, size, number))
+            for number in range(rounds + 1)
+        ][1:]  # the first one warms everything up
+        cancelled = _cancel(place, client, model, place.settings)
     return {
         "size": size,
         "median_s": {
@@ -87,7 +65,7 @@ def _one(
     place: Installation, client: httpx.Client, model: str, scene_path: Path
 ) -> dict[str, float]:
     began = time.perf_counter()
-    request = _post(client, model, [scene_path])
+    request = post(client, model, [scene_path])
     sample = {"post": time.perf_counter() - began}
     deadline = began + _PATIENCE_S
     while time.perf_counter() < deadline:
@@ -121,7 +99,7 @@ def _predicts(place: Installation, request: str) -> bool:
 
 def _cancel(place: Installation, client: httpx.Client, model: str, settings: Settings) -> float:
     """From the cancellation of a request that predicts a large scene to STOPPED."""
-    request = _post(client, model, [_scene(settings, 8192, 99)])
+    request = post(client, model, [_scene(settings, 8192, 99)])
     deadline = time.perf_counter() + _PATIENCE_S
     while not _predicts(place, request) and time.perf_counter() < deadline:
         time.sleep(0.05)
@@ -135,14 +113,6 @@ def _cancel(place: Installation, client: httpx.Client, model: str, settings: Set
     return round(time.perf_counter() - began, 2)
 
 
-def _post(client: httpx.Client, model: str, scenes: list[Path]) -> str:
-    body = {"model_id": model, "spatial_domain": {"urls": list(map(str, scenes))}}
-    answer = client.post("/v2/inference", json=body)
-    if answer.status_code != httpx.codes.CREATED:
-        raise RuntimeError(answer.text)
-    return str(answer.json()["id"])
-
-
 def _scene(settings: Settings, size: int, number: int) -> Path:
     path = settings.data_folder / "scenes" / f"scene_{number}_2024-06-30.tif"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -151,13 +121,6 @@ def _scene(settings: Settings, size: int, number: int) -> Path:
         for band, name in enumerate(_BANDS, start=1):
             file.set_band_description(band, name)
     return drawn
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 if __name__ == "__main__":
