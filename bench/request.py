@@ -9,6 +9,8 @@ and sends the request over HTTP. What counts is the share of the time in which t
 import argparse
 import json
 import signal
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -41,6 +43,9 @@ def main() -> None:
             for number in range(wanted.scenes)
         ]
         with serving(folder, bundle) as (place, client, model):
+            # As `models add` does; not in this process, for it imports TerraTorch.
+            keep = [sys.executable, "-m", "bench.memory", str(bundle), str(place.settings.programs)]
+            subprocess.run(keep, capture_output=True, check=True)
             _await(place, post(client, model, scenes[:1]))  # warms everything up
             began = time.perf_counter()
             request = post(client, model, scenes)
