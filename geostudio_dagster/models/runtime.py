@@ -15,6 +15,7 @@ from torch import Tensor
 
 from geostudio_dagster.cores import computing_with, usual_threads
 from geostudio_dagster.errors import TaskError
+from geostudio_dagster.models.attention import AttentionWatch
 from geostudio_dagster.models.bundle import Bundle, BundleManifest, OnnxEngine
 from geostudio_dagster.models.contract import InputSpec, Loader, Runtime
 from geostudio_dagster.models.exported import load_exported, load_scripted
@@ -47,12 +48,14 @@ class Model:
         channels: of the output; as many as classes for a segmentation.
         binary: whether one logit stands for two classes.
         folded: batch normalisations that convolutions carry now.
+        attends: whether it is a transformer.
     """
 
     runtime: Runtime
     channels: int = 1
     binary: bool = False
     folded: int = 0
+    attends: bool = False
 
     @property
     def engine(self) -> str:
@@ -175,7 +178,8 @@ def _loaded(bundle: Bundle, device: str, onnx_engine: OnnxEngine) -> Runtime:
 def _checked(runtime: Runtime, bundle: Bundle, folded: int = 0) -> Model:
     """The model, once it has made of an empty patch what the manifest says."""
     manifest = bundle.manifest
-    channels = _try(Model(runtime), bundle)
+    with AttentionWatch() as watch:
+        channels = _try(Model(runtime), bundle)
     binary = manifest.task == "segmentation" and channels == 1 and len(manifest.classes) == 2  # noqa: PLR2004
     expected = len(manifest.classes)
     if manifest.task == "segmentation" and not binary and channels != expected:
@@ -185,7 +189,7 @@ def _checked(runtime: Runtime, bundle: Bundle, folded: int = 0) -> Model:
             "classes; correct the list of classes.",
         )
     channels = 2 if binary else channels
-    return Model(runtime, channels, binary, folded)
+    return Model(runtime, channels, binary, folded, watch.seen)
 
 
 def _fold(runtime: Runtime, manifest: BundleManifest) -> int:
