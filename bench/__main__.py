@@ -14,7 +14,7 @@ PARTS = ("floor", "versus", "starts", "memory", "precision", "patches")
 FLOOR = "unet@8192,prithvi_tiny@8192,prithvi_100@4096"
 GPU_FLOOR = "unet@8192,prithvi_tiny@8192,prithvi_100@8192,prithvi_300@8192"
 EPILOG = """
-The default set takes about 45 minutes on 2 idle cores with AMX. What it leaves out there on
+The default set takes about 50 minutes on 2 idle cores. What it leaves out there on
 account of time, Prithvi of 100M parameters on 8192 x 8192 pixels, takes another 50:
 
     python -m bench --parts floor --floor prithvi_100@8192 --append
