@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-_FUSED = "scaled_dot_product"
+_FUSED = ("scaled_dot_product", "_native_multi_head_attention", "_transformer_encoder_layer_fwd")
 _SOFTMAX = ("aten._softmax.", "aten.softmax.")
 
 
@@ -36,7 +36,8 @@ class AttentionWatch(TorchDispatchMode):
         named: Mapping[str, Any] | None = None,
     ) -> Any:
         name = str(operator)
-        self.seen |= _FUSED in name or (name.startswith(_SOFTMAX) and _over_last(arguments))
+        self.seen |= any(fused in name for fused in _FUSED)
+        self.seen |= name.startswith(_SOFTMAX) and _over_last(arguments)
         return operator(*arguments, **(named or {}))
 
 

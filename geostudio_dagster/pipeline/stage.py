@@ -285,7 +285,8 @@ class _StopSign:
 
     def now(self) -> None:
         """Say yes from now on."""
-        self._answer = True
+        with self._lock:
+            self._answer = True
 
     def __call__(self) -> bool:
         with self._lock:

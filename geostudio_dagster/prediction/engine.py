@@ -82,7 +82,7 @@ def predict(
             :func:`load_runtime` for the codes.
         Cancelled: ``cancelled`` said so; nothing is left at ``target``.
     """
-    options, place = options or PredictOptions(), Place()
+    options, place = options or PredictOptions(), Place(cancelled or bool)
     clock = StageClock(*_STAGES, profiling=options.profile is not None)
     decoders = max(1, min(_MOST_DECODERS, usable_cores() // 2))
     with (

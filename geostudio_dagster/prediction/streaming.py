@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import importlib.metadata
 import logging
+import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -89,19 +90,20 @@ class Stream:
             channels=self._model.channels,
             clock=self._clock,
         )
-        with self._room(cancelled), output.raster, Seam(path.parent) as seam, beside(device):
+        with self._room(), output.raster, Seam(path.parent) as seam, beside(device):
             output.describe(self._tags() | tags)
             sink = _Progressing(output, self._core, progress)
             self._predict(sink, seam, cancelled)
         return output
 
     @contextmanager
-    def _room(self, cancelled: Callable[[], bool] | None) -> Iterator[None]:
+    def _room(self) -> Iterator[None]:
         """In the body there is room for this scene's pixels beside those of other predictions."""
         needed = self._per_column() * (self._core.width + self._grid.size)
-        with ExitStack() as stack:
-            with self._clock.measure("room"):
-                stack.enter_context(self._place.room(needed, self._memory, cancelled or bool))
+        began = time.perf_counter()
+        with self._place.room(needed, self._memory):
+            # No span of the timeline, which has one prediction, and that never waits here.
+            self._clock.add("room", time.perf_counter() - began)
             yield
 
     def _predict(

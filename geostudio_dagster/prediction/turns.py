@@ -10,7 +10,6 @@ from __future__ import annotations
 import heapq
 import itertools
 import threading
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
@@ -82,31 +81,39 @@ class Turns:
 
 
 _numbers = itertools.count()
-_devices: defaultdict[str, Turns] = defaultdict(Turns)
+_devices: dict[str, Turns] = {}
 _memory = Turns()
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where one prediction stands among all of its process, from its beginning on."""
+    """Where one prediction stands among all of its process, from its beginning on.
 
+    It waits for nothing any more once ``stopped`` says so: then :class:`Cancelled` is raised.
+    """
+
+    stopped: Callable[[], bool] = bool
     order: int = field(default_factory=lambda: next(_numbers))
 
     def share(
-        self, device: str, workers: int, stopped: Callable[[], bool]
+        self, device: str, workers: int, unwanted: Callable[[], bool]
     ) -> AbstractContextManager[None]:
-        """One worker of so many may use the device in the body."""
-        return _devices[device].taken(Fraction(1, workers), self.order, stopped)
+        """One worker of so many may use the device in the body; ``unwanted`` stops it as well."""
+        part = Fraction(1, workers)
+        return _on(device).taken(part, self.order, lambda: unwanted() or self.stopped())
 
     def alone(self, device: str) -> AbstractContextManager[None]:
         """Nobody else uses the device in the body."""
-        return _devices[device].taken(Fraction(1), self.order, bool)
+        return _on(device).taken(Fraction(1), self.order, self.stopped)
 
-    def room(
-        self, needed: int, memory: int, stopped: Callable[[], bool]
-    ) -> AbstractContextManager[None]:
+    def room(self, needed: int, memory: int) -> AbstractContextManager[None]:
         """In the body so many bytes, of those that all may have, are for this prediction.
 
         One that needs more, and makes do with less, has all of them.
         """
-        return _memory.taken(min(Fraction(needed, memory), Fraction(1)), self.order, stopped)
+        part = min(Fraction(needed, memory), Fraction(1))
+        return _memory.taken(part, self.order, self.stopped)
+
+
+def _on(device: str) -> Turns:
+    return _devices.setdefault(device, Turns())
