@@ -21,6 +21,10 @@ from geostudio_dagster.models.packing import pack_weights
 from geostudio_dagster.models.programs import Program, ProgramFile, graph_in
 
 BANDS, SIDE = 4, 24
+HAS_BFLOAT16 = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+packs_both = pytest.mark.skipif(
+    not HAS_BFLOAT16, reason="this processor has no bfloat16, so programs made here don't pack"
+)
 pytestmark = pytest.mark.skipif(
     not torch.backends.mkldnn.is_available(), reason="nothing is packed without oneDNN"
 )
@@ -75,7 +79,7 @@ def noise(count: int, bands: int = BANDS) -> Tensor:
 
 def assert_same(graph: Graph, low: bool, *, packed_ones: int, counts: tuple[int, ...]) -> None:
     plain, packed, found = plain_and_packed(graph, low)
-    assert found == packed_ones
+    assert found == (0 if low and not HAS_BFLOAT16 else packed_ones)
     for count in counts:
         pixels = noise(count)
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=low):
@@ -152,6 +156,7 @@ def test_elsewhere_than_on_a_processor_nothing_is_packed() -> None:
     assert pack_weights(built(traced(Residual()), "meta")) == 0
 
 
+@packs_both
 def test_plain_weights_are_kept(tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(BANDS, 64, 5, padding=2), nn.Conv2d(64, 2, 5, padding=2))
@@ -198,6 +203,7 @@ print(peak_rss() - before)
 """
 
 
+@packs_both
 def test_packed_weights_are_not_beside_plain_ones(tmp_path: Path) -> None:
     layers = [nn.Conv2d(1024, 1024, 3, padding=1) for _ in range(6)]  # 226 MB
     graph = traced(nn.Sequential(nn.Conv2d(BANDS, 1024, 3), *layers, nn.Conv2d(1024, 2, 3)))
