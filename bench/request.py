@@ -3,7 +3,7 @@
     python -m bench.request [--scenes 40] [--size 1024] [--model unet]
 
 Starts webserver, daemon and gateway as ``geostudio-dagster dev`` does, in a folder of its own,
-and sends the request over HTTP. What counts is the share of the time in which the model computes.
+and sends the request over HTTP. What counts is the share of the time in which scenes are predicted.
 """
 
 import argparse
@@ -73,15 +73,11 @@ def _facts(place, request, wall):
         if of_stage:
             span = max(s.finished_at for s in of_stage) - min(s.started_at for s in of_stage)
             stages[name] = round(span.total_seconds(), 2)
-    predictions = [step.metrics for step in steps if step.process_id == PREDICTION]
-    computing = sum(metrics["forward_busy"] for metrics in predictions)
     return {
-        "tasks": len(predictions),
+        "tasks": len(place.catalog.tasks(request)),
         "wall_s": round(wall, 2),
         "stages_s": stages,
-        "computing_s": round(computing, 2),
-        "computing_of_wall": round(computing / wall, 3),
-        "computing_of_predictions": round(computing / stages[PREDICTION], 3),
+        "predictions_of_wall": round(stages[PREDICTION] / wall, 3),
     }
 
 
