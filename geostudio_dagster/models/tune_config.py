@@ -27,6 +27,7 @@ _MULTIMODAL = "GenericMultiModalDataModule"
 # What TerraTorch's tiled inference does unless it is told otherwise; GEOStudio's own stride.
 _CROP, _STRIDE, _DELTA = 224, 208, 8
 _PAIR = 2
+_HALF = ("16", "bf16")  # how Lightning's names of such a trainer's precision begin
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +50,6 @@ class Modality:
     stds: tuple[float, ...]
     scale: float
     rgb: tuple[int, ...]
-
-
-_HALF = ("16", "bf16")  # of Lightning's names for a trainer's precision
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,7 +61,6 @@ def predict_task(task: TaskRecord, context: WorkContext) -> StepOutput:
             "pixels": report.pixels,
             "seconds": working_seconds(report.seconds) - report.queued,
             "stages": report.seconds,
-            "forward_busy": report.forward_busy,
             "patches": report.patches,
             "nodata_fraction": report.nodata_fraction,
             "class_counts": report.class_counts,

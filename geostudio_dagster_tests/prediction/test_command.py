@@ -23,7 +23,6 @@ from typer.testing import CliRunner, Result
 from geostudio_dagster.cli import app
 from geostudio_dagster.models.bundle import load_bundle
 from geostudio_dagster.prediction import predict
-from geostudio_dagster.prediction.forward import has_bfloat16
 from geostudio_dagster_tests.conftest import write_scene
 from geostudio_dagster_tests.connectors.scene_server import SceneServer, start
 from geostudio_dagster_tests.prediction.builders import (
@@ -108,30 +107,6 @@ def test_the_summary_names_pixels_and_patches(
     assert result.exit_code == 0, result.output
     assert "0.36 Mpx" in result.stdout
     assert "36 patches in float32 on cpu" in result.stdout
-
-
-def test_precision_is_an_option_or_the_models_or_a_setting(folder: Path, tmp_path: Path) -> None:
-    says_auto = write_bundle(tmp_path / "auto", Convolutions(3, 1), precision="auto")
-    says_nothing = write_bundle(tmp_path / "plain", Convolutions(3, 1))
-    scene = write_raster(tmp_path / "s.tif", np.ones((3, 70, 90), np.float32))
-    fast = "bfloat16" if has_bfloat16("cpu") else "float32"
-    for bundle, option, setting, expected in (
-        (says_nothing, [], "exact", "float32"),
-        (says_nothing, [], "auto", fast),
-        (says_nothing, ["--precision", "exact"], "auto", "float32"),
-        (says_auto, [], "exact", fast),
-        (says_auto, ["--precision", "exact"], "exact", "float32"),
-    ):
-        result = call(
-            bundle.folder,
-            [scene],
-            folder / "o.tif",
-            *option,
-            GEOSTUDIO_PRECISION=setting,
-        )
-        assert result.exit_code == 0, result.output
-        with rasterio.open(folder / "o.tif") as file:
-            assert file.tags()["GEOSTUDIO_DTYPE"] == expected
 
 
 def test_what_runs_onnx_models_is_a_setting_and_an_option(folder: Path, tmp_path: Path) -> None:

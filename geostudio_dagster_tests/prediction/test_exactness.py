@@ -105,7 +105,8 @@ def test_no_seams_where_the_trim_covers_half_the_receptive_field(
     expected = whole_forward(network, pixels)
     trimmed = np.abs(run(scene, regression) - expected).max()
     untrimmed = np.abs(run(scene, regression, trim=0) - expected).max()
-    assert trimmed < 1e-5 * np.abs(expected).max()  # float32 rounds in proportion
+    # Of outputs up to 32; float32 is 4e-6 apart there, and a processor's kernels round their way.
+    assert trimmed < 1e-6 * np.abs(expected).max()
     assert untrimmed > 1e-3, "this test would not see a seam"
 
 

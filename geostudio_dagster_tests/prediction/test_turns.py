@@ -97,13 +97,11 @@ class Meeting(nn.Module):
         super().__init__()
         self.under_way = self.most = 0
         self.lock = threading.Lock()
-        self.first = threading.Event()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         with self.lock:
             self.under_way += 1
             self.most = max(self.most, self.under_way)
-        self.first.set()
         output = 2 * x[:, :1]
         with self.lock:
             self.under_way -= 1
