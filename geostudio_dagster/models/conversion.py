@@ -17,13 +17,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from geostudio_dagster.cores import computing_with, usual_threads
 from geostudio_dagster.errors import InvalidRequest
 from geostudio_dagster.models.bundle import Bundle, load_bundle
 from geostudio_dagster.models.contract import InputSpec
 from geostudio_dagster.models.graph import Graph, UnwritableError, built, lower, written
 from geostudio_dagster.models.memory import is_out_of_memory
 from geostudio_dagster.models.modules import TorchRuntime
-from geostudio_dagster.models.packing import pack_weights
+from geostudio_dagster.models.packing import Batches, convolved_shapes, pack_weights
 from geostudio_dagster.models.programs import CONVERTED, Program, ProgramFile
 from geostudio_dagster.models.runtime import Model, as_tensor, load_runtime
 
@@ -112,7 +113,8 @@ def graph_of(forward: Forward, network: nn.Module, spec: InputSpec, device: str)
         with _tracing, torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             graph = _traced(_Whole(forward, network), _noise(spec, _TRACED), device)
-            packs = _compare(forward, graph, spec, device)
+            with computing_with(usual_threads()):  # as they will be computed
+                return _compared(forward, graph, spec, device)
     except UnconvertibleError:
         raise
     except Exception as error:
@@ -121,7 +123,6 @@ def graph_of(forward: Forward, network: nn.Module, spec: InputSpec, device: str)
         # Tracing runs the network's own code with stand-ins for tensors: anything may come up.
         lines = str(error).strip().splitlines() or ["no details"]
         raise UnconvertibleError(f"{type(error).__name__}: {lines[0][:200]}") from error
-    return dataclasses.replace(graph, packs=packs)
 
 
 class _Whole(nn.Module):
@@ -150,23 +151,40 @@ def _traced(whole: nn.Module, pixels: Tensor, device: str) -> Graph:
         raise UnconvertibleError(f"it has {error}, which no program can have") from error
 
 
-def _compare(forward: Forward, graph: Graph, spec: InputSpec, device: str) -> bool:
-    """Make sure that a program gives the same numbers, and say whether packed weights do, too."""
+def _compared(forward: Forward, graph: Graph, spec: InputSpec, device: str) -> Graph:
+    """The graph, if a program of it gives the same numbers, and which packed weights do, too."""
     torch.set_float32_matmul_precision("highest")  # see forward.ForwardPass
-    packs = torch.device(device).type == "cpu"
-    for sizes, low, name in ((_EXACT, False, "float32"), (_LOWERED, True, "bfloat16")):
-        program, packed = built(graph, device), built(graph, device)
-        if low:
-            lower(program, torch.bfloat16)
-            lower(packed, torch.bfloat16)
-        packs = packs and pack_weights(packed) > 0
-        for size in sizes:
-            pixels = _noise(spec, size).to(device)
-            with torch.autocast(torch.device(device).type, dtype=torch.bfloat16, enabled=low):
-                expected = forward(pixels)
-                if not torch.equal(program(pixels), expected):
-                    raise UnconvertibleError(f"a program gives other numbers in {name}")
-                packs = packs and _gives(packed, pixels, expected)
+    convolved = convolved_shapes(built(graph, device), _noise(spec, 1).to(device))
+    packs = tuple(
+        dtype
+        for dtype, sizes in ((torch.float32, _EXACT), (torch.bfloat16, _LOWERED))
+        if _packs(forward, graph, convolved, [_noise(spec, n).to(device) for n in sizes], dtype)
+    )
+    return dataclasses.replace(graph, packs=packs, convolved=convolved)
+
+
+def _packs(
+    forward: Forward,
+    graph: Graph,
+    convolved: dict[str, list[int]],
+    batches: list[Tensor],
+    dtype: torch.dtype,
+) -> bool:
+    """Make sure of the program in one arithmetic; whether packed weights give the same there."""
+    device, low = batches[0].device.type, dtype is not torch.float32
+    program, packed = built(graph, device), built(graph, device)
+    if low:
+        lower(program, dtype)
+        lower(packed, dtype)
+    coming = Batches(_TRACED, usual_threads())
+    packs = device == "cpu" and pack_weights(packed, convolved, coming) > 0
+    for pixels in batches:
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=low):
+            expected = forward(pixels)
+            if not torch.equal(program(pixels), expected):
+                name = str(dtype).removeprefix("torch.")
+                raise UnconvertibleError(f"a program gives other numbers in {name}")
+            packs = packs and _gives(packed, pixels, expected)
     return packs
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import operator
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -46,12 +46,14 @@ NO_GRAPH = (UnwritableError, LookupError, ValueError, TypeError, AttributeError)
 class Graph:
     """Calls as JSON, and the tensors that they name: weights, buffers and constants.
 
-    ``packs`` says that a processor gives the same numbers with packed weights (:mod:`packing`).
+    ``packs`` are the types of weights with which a processor gives the same numbers when they
+    are packed; ``convolved``, for that, is what each convolution is given (:mod:`packing`).
     """
 
     calls: str
     tensors: dict[str, Tensor]
-    packs: bool = False
+    packs: tuple[torch.dtype, ...] = ()
+    convolved: dict[str, list[int]] = field(default_factory=dict)
 
 
 def written(module: fx.GraphModule, device: str) -> Graph:

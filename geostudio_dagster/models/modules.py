@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import threading
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, BinaryIO, ClassVar
 
@@ -13,7 +15,7 @@ from torch import Tensor, fx, nn
 
 from geostudio_dagster.models.contract import InputSpec
 from geostudio_dagster.models.graph import Graph, built, lower
-from geostudio_dagster.models.packing import pack_weights
+from geostudio_dagster.models.packing import Batches, pack_weights
 from geostudio_dagster.models.programs import graph_in
 
 _IMAGE = 4  # dimensions of (N, bands, H, W)
@@ -50,8 +52,9 @@ class TorchRuntime:
 class ProgramRuntime:
     """A network that a graph was made of, its input's arrangement included; any batch size.
 
-    Its weights are of the type that the calling thread's autocast asks for. Only those asked for
-    last are kept; others are read again from the file, which is held open: so it may be removed.
+    Its weights are of the type that the calling thread's autocast asks for, and packed for the
+    batches last announced, if any were. Only those asked for last are kept; others are read again
+    from the file, which is held open: so it may be removed.
     """
 
     engine: ClassVar[str] = "torch"
@@ -63,41 +66,72 @@ class ProgramRuntime:
         self.device = device
         self._file = file
         weakref.finalize(self, file.close)
-        self._packs = graph.packs and torch.device(device).type == "cpu"
-        self._plain: fx.GraphModule | None = built(graph, device)
-        self._made: tuple[bool, fx.GraphModule] | None = None
+        self._packs = graph.packs if torch.device(device).type == "cpu" else ()
+        self._convolved = graph.convolved
+        self._module: fx.GraphModule | None = built(graph, device)
+        self._weights: _Weights | None = _Weights(torch.float32)
+        self._expected: Batches | None = None
+        self._running = 0
         self._lock = threading.Lock()
+
+    def expect(self, batches: Batches) -> None:
+        """Be quick with such batches. Others get the same numbers, but may take longer."""
+        with self._lock:
+            self._expected = batches
 
     def forward(self, pixels: Tensor) -> Tensor:
         """The network's output tensor."""
-        output: Tensor = self._fitting()(pixels.to(self.device, non_blocking=True))
+        with self._fitting() as module:
+            output: Tensor = module(pixels.to(self.device, non_blocking=True))
         return output
 
-    def _fitting(self) -> fx.GraphModule:
+    @contextmanager
+    def _fitting(self) -> Iterator[fx.GraphModule]:
         """The network with weights of the type that autocast asks for here."""
         kind = torch.device(self.device).type
-        bfloat16 = (
-            torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.bfloat16
-        )
+        low = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.bfloat16
+        dtype = torch.bfloat16 if low else torch.float32
         with self._lock:
-            if self._made is None or self._made[0] != bfloat16:
-                self._made = None
-                # The old weights go before the new ones come: a graph and its module hold each
-                # other, so without this they would stay for as long as Python likes.
-                gc.collect()
-                self._made = bfloat16, self._read(bfloat16)
-            return self._made[1]
+            wanted = _Weights(dtype, self._expected if dtype in self._packs else None)
+            if self._module is None or wanted != self._weights:
+                self._module = self._made(wanted)
+                self._weights = wanted
+            module = self._module
+            self._running += 1
+        try:
+            yield module
+        finally:
+            with self._lock:
+                self._running -= 1
 
-    def _read(self, bfloat16: bool) -> fx.GraphModule:
-        module, self._plain = self._plain, None
-        if module is None:
+    def _made(self, wanted: _Weights) -> fx.GraphModule:
+        """The network with such weights: of those that are there, if nobody uses them."""
+        module, before = self._module, self._weights
+        self._module = self._weights = None  # should this fail, they are neither
+        if module is None or before is None or self._running or not before.suit(wanted):
+            # The old weights go before the new ones come: a graph and its module hold each
+            # other, so without this they would stay for as long as Python likes.
+            module = None
+            gc.collect()
             module = built(graph_in(self._file), self.device)
-        if bfloat16:
-            lower(module, torch.bfloat16)
+        if wanted.dtype is not torch.float32:
+            lower(module, wanted.dtype)
         # Not as the graph comes in: whoever read it holds its weights until then.
-        if self._packs:
-            pack_weights(module)
+        if wanted.packed_for:
+            pack_weights(module, self._convolved, wanted.packed_for)
         return module
+
+
+@dataclass(frozen=True, slots=True)
+class _Weights:
+    """What was made of a program's weights."""
+
+    dtype: torch.dtype
+    packed_for: Batches | None = None
+
+    def suit(self, other: _Weights) -> bool:
+        """Whether the others can be made of these."""
+        return self.packed_for is None and self.dtype in (torch.float32, other.dtype)
 
 
 def _laid_out(pixels: Tensor) -> Tensor:

@@ -4,6 +4,11 @@ Its kernels read weights in an order of their own, into which they would be brou
 every batch: a tenth of a ResNet-18 U-Net's time. Kernels and sums stay the same, and so do the
 numbers, to the bit; :mod:`conversion` makes sure of that before a program is kept.
 
+Which order that is depends on the processor, the batch's size and the number of threads. From
+another one weights are put right for every batch, by code of oneDNN's that is slow: layers of
+128 and more channels took 2 to 25 times as long with weights packed for another number of
+threads (AVX2). So they are packed for the batches to come, and the threads that compute them.
+
 Not fused: a ReLU, for oneDNN's makes zeros of NaN, by which it can be told that something is
 wrong; a sum behind a convolution, for that rounds once less in bfloat16.
 """
@@ -11,11 +16,14 @@ wrong; a sum behind a convolution, for that rounds once less in bfloat16.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, fx
+
+from geostudio_dagster.cores import computing_with
 
 _aten = torch.ops.aten
 # What aten.conv2d takes behind pixels and weights, in this order.
@@ -23,8 +31,48 @@ _USUAL = {"bias": None, "stride": 1, "padding": 0, "dilation": 1, "groups": 1}
 _IMAGE = 4  # dimensions of a 2D convolution's weights
 
 
-def pack_weights(module: fx.GraphModule) -> int:
+@dataclass(frozen=True, slots=True)
+class Batches:
+    """Batches that come: patches in each, and threads that compute one."""
+
+    size: int
+    threads: int
+
+
+def convolved_shapes(module: fx.GraphModule, patch: Tensor) -> dict[str, list[int]]:
+    """What each convolution of ``module`` is given for a patch, by the name of its weights.
+
+    Computes it: the patch is (1, planes, size, size). Shapes are (N, channels, H, W), where N is
+    more than 1 if the network looks at several parts of a patch by themselves.
+    """
+    watch = _Watch(module)
+    watch.run(patch)
+    return watch.shapes
+
+
+class _Watch(fx.Interpreter):
+    """Notes the shapes that convolutions are given."""
+
+    def __init__(self, module: fx.GraphModule) -> None:
+        super().__init__(module)
+        self.shapes: dict[str, list[int]] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        if n.target is _aten.conv2d.default and isinstance(n.args[1], fx.Node):
+            (pixels, *_), _ = self.fetch_args_kwargs_from_env(n)
+            self.shapes[str(n.args[1].target)] = list(pixels.shape)
+        return super().run_node(n)
+
+
+def pack_weights(
+    module: fx.GraphModule, shapes: Mapping[str, Sequence[int]], batches: Batches
+) -> int:
     """Have convolutions of ``module`` read packed weights, in place, and say how many do.
+
+    Args:
+        module: that was built of a graph.
+        shapes: of :func:`convolved_shapes`.
+        batches: that will come.
 
     The plain weights go, one by one, so there is never room taken for all of them twice. The
     module still takes batches of any size, but only on the processor, and with autocast to the
@@ -36,8 +84,10 @@ def pack_weights(module: fx.GraphModule) -> int:
     graph = module.graph
     uses = Counter(node.target for node in graph.nodes if node.op == "get_attr" for _ in node.users)
     found = [node for node in graph.nodes if _suits(node, module, uses)]
-    for node in found:
-        _pack(node, module)
+    with computing_with(batches.threads):
+        for node in found:
+            count, *image = shapes[str(node.args[1].target)]
+            _pack(node, module, [batches.size * count, *image])
     if found:
         graph.lint()
         module.recompile()
@@ -59,7 +109,7 @@ def _suits(node: fx.Node, module: fx.GraphModule, uses: Counter[Any]) -> bool:
     return weight.dtype is torch.float32 and weight.shape[2:] != (1, 1)
 
 
-def _pack(node: fx.Node, module: fx.GraphModule) -> None:
+def _pack(node: fx.Node, module: fx.GraphModule, shape: list[int]) -> None:
     graph = module.graph
     pixels, source = node.args[:2]
     assert isinstance(source, fx.Node)  # noqa: S101 - see _suits
@@ -70,7 +120,8 @@ def _pack(node: fx.Node, module: fx.GraphModule) -> None:
     how = padding, stride, dilation, chosen["groups"]
     name = str(source.target)
     weight = module.get_buffer(name)
-    module.register_buffer(name, _packed(weight, how))
+    packed = torch.ops.mkldnn._reorder_convolution_weight(weight, *how, shape)
+    module.register_buffer(name, packed)
     with graph.inserting_before(node):
         if weight.dtype is not torch.float32:
             # As autocast would, which doesn't know the packed operator.
@@ -81,12 +132,6 @@ def _pack(node: fx.Node, module: fx.GraphModule) -> None:
         )
     node.replace_all_uses_with(convolved)
     graph.erase_node(node)
-
-
-def _packed(weight: Tensor, how: tuple[list[int], list[int], list[int], int]) -> Tensor:
-    # The order depends on the size of pixels in rare cases only, and is put right in these.
-    packed: Tensor = torch.ops.mkldnn._reorder_convolution_weight(weight, *how, None)
-    return packed
 
 
 def _pair(value: int | Sequence[int]) -> list[int]:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # Of what is in a file, how it is built and what was folded before: one up with each change.
-_FORMAT = 2
+_FORMAT = 3
 CONVERTED = frozenset({"terratorch"})  # runtimes whose networks take long to build
 # Whose code is in a graph, or made it.
 _MAKERS = ("torch", "terratorch", "timm", "segmentation-models-pytorch", "torchgeo")
@@ -124,7 +124,8 @@ class ProgramFile:
             "key": self.key,
             "calls": program.graph.calls if program.graph else "",
             "tensors": program.graph.tensors if program.graph else {},
-            "packs": program.graph.packs if program.graph else False,
+            "packs": program.graph.packs if program.graph else (),
+            "convolved": program.graph.convolved if program.graph else {},
             "folded": program.folded,
             "refusal": program.refusal,
         }
@@ -230,7 +231,8 @@ def _graph(content: dict[str, Any]) -> Graph | None:
 
     if not content["calls"]:
         return None
-    return Graph(content["calls"], content["tensors"], bool(content["packs"]))
+    packs, convolved = tuple(content["packs"]), dict(content["convolved"])
+    return Graph(content["calls"], content["tensors"], packs, convolved)
 
 
 def _version(package: str) -> str | None:

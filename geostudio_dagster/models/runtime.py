@@ -24,6 +24,7 @@ from geostudio_dagster.models.graph import NO_GRAPH
 from geostudio_dagster.models.memory import is_out_of_memory
 from geostudio_dagster.models.modules import ProgramRuntime, TorchRuntime
 from geostudio_dagster.models.onnx import load_onnx
+from geostudio_dagster.models.packing import Batches
 from geostudio_dagster.models.programs import CONVERTED, ProgramFile
 from geostudio_dagster.models.remote import load_endpoint
 from geostudio_dagster.models.terratorch import load_terratorch
@@ -81,6 +82,11 @@ class Model:
     def device(self) -> str:
         """Where its outputs are."""
         return self.runtime.device
+
+    def expect(self, batches: Batches) -> None:
+        """Say what will come. Numbers don't depend on it, speed may."""
+        if isinstance(self.runtime, ProgramRuntime):
+            self.runtime.expect(batches)
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """Outputs of normalised pixels.

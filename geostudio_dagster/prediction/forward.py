@@ -17,6 +17,7 @@ from torch import Tensor
 
 from geostudio_dagster.cores import computing_with, usable_cores, usual_workers
 from geostudio_dagster.errors import TaskError
+from geostudio_dagster.models.packing import Batches
 from geostudio_dagster.models.runtime import Model
 from geostudio_dagster.prediction.batches import Batch
 from geostudio_dagster.prediction.options import PredictOptions
@@ -147,6 +148,8 @@ class ForwardPass:
         workers = ThreadPoolExecutor(
             self._plan.workers, "forward", torch.set_num_threads, (self._plan.threads,)
         )
+        # Not for each batch, or predictions of other plans would go to and fro.
+        self._model.expect(Batches(self._plan.batch_size, self._plan.threads))
         # Also a single worker has a thread of its own: this one blends meanwhile.
         with workers as pool:
             yield from self._overlapped(pool, batches)

@@ -17,14 +17,13 @@ from torch import Tensor, fx, nn
 from geostudio_dagster.models.contract import InputSpec
 from geostudio_dagster.models.conversion import graph_of
 from geostudio_dagster.models.graph import Graph, built, lower
-from geostudio_dagster.models.packing import pack_weights
+from geostudio_dagster.models.packing import Batches, convolved_shapes, pack_weights
 from geostudio_dagster.models.programs import Program, ProgramFile, graph_in
 
 BANDS, SIDE = 4, 24
 HAS_BFLOAT16 = torch.ops.mkldnn._is_mkldnn_bf16_supported()
-packs_both = pytest.mark.skipif(
-    not HAS_BFLOAT16, reason="this processor has no bfloat16, so programs made here don't pack"
-)
+# Types of weights that a processor can have packed; without bfloat16, it isn't used either.
+PACKABLE = (torch.float32, torch.bfloat16) if HAS_BFLOAT16 else (torch.float32,)
 pytestmark = pytest.mark.skipif(
     not torch.backends.mkldnn.is_available(), reason="nothing is packed without oneDNN"
 )
@@ -70,7 +69,8 @@ def plain_and_packed(graph: Graph, low: bool) -> tuple[fx.GraphModule, fx.GraphM
     if low:
         lower(plain, torch.bfloat16)
         lower(packed, torch.bfloat16)
-    return plain, packed, pack_weights(packed)
+    shapes = convolved_shapes(built(graph, "cpu"), noise(1))
+    return plain, packed, pack_weights(packed, shapes, Batches(2, 1))
 
 
 def noise(count: int, bands: int = BANDS) -> Tensor:
@@ -153,20 +153,19 @@ def test_several_threads_at_once_get_the_same() -> None:
 
 
 def test_elsewhere_than_on_a_processor_nothing_is_packed() -> None:
-    assert pack_weights(built(traced(Residual()), "meta")) == 0
+    assert pack_weights(built(traced(Residual()), "meta"), {}, Batches(2, 1)) == 0
 
 
-@packs_both
 def test_plain_weights_are_kept(tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(BANDS, 64, 5, padding=2), nn.Conv2d(64, 2, 5, padding=2))
     graph = traced(network)
-    assert graph.packs
+    assert graph.packs == PACKABLE
     place = ProgramFile(tmp_path / "kept.pt", "key")
     place.keep(Program(graph))
     with place.path.open("rb") as file:
         found = graph_in(file)
-    assert found.packs
+    assert found.packs == PACKABLE
     assert all(torch.equal(found.tensors[name], graph.tensors[name]) for name in graph.tensors)
 
 
@@ -191,23 +190,24 @@ import sys
 from pathlib import Path
 import torch
 from geostudio_dagster.models.modules import ProgramRuntime
+from geostudio_dagster.models.packing import Batches
 from geostudio_dagster.models.programs import ProgramFile
 from geostudio_dagster.prediction.report import peak_rss
 
 path = Path(sys.argv[1])
 runtime = ProgramRuntime(ProgramFile(path, "key").read().graph, "cpu", path.open("rb"))
 before = peak_rss()
+runtime.expect(Batches(2, 1))
 with torch.inference_mode():
     runtime.forward(torch.zeros((2, 4, 24, 24)))
 print(peak_rss() - before)
 """
 
 
-@packs_both
 def test_packed_weights_are_not_beside_plain_ones(tmp_path: Path) -> None:
     layers = [nn.Conv2d(1024, 1024, 3, padding=1) for _ in range(6)]  # 226 MB
     graph = traced(nn.Sequential(nn.Conv2d(BANDS, 1024, 3), *layers, nn.Conv2d(1024, 2, 3)))
-    assert graph.packs
+    assert torch.float32 in graph.packs
     path = tmp_path / "wide.pt"
     ProgramFile(path, "key").keep(Program(graph))
     command = [sys.executable, "-c", LOADS, path]
