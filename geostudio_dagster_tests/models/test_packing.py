@@ -14,9 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, fx, nn
 
+from geostudio_dagster.cores import computing_with
 from geostudio_dagster.models.contract import InputSpec
 from geostudio_dagster.models.conversion import graph_of
 from geostudio_dagster.models.graph import Graph, built, lower
+from geostudio_dagster.models.modules import ProgramRuntime
 from geostudio_dagster.models.packing import Batches, convolved_shapes, pack_weights
 from geostudio_dagster.models.programs import Program, ProgramFile, graph_in
 
@@ -150,6 +152,59 @@ def test_several_threads_at_once_get_the_same() -> None:
     with torch.no_grad(), ThreadPoolExecutor(4) as pool:
         for pixels, output in zip(batches, pool.map(packed, batches), strict=True):
             torch.testing.assert_close(output, plain(pixels), rtol=1e-5, atol=1e-5)
+
+
+def kept(graph: Graph, folder: Path) -> ProgramRuntime:
+    place = ProgramFile(folder / "kept.pt", "key")
+    place.keep(Program(graph))
+    return ProgramRuntime(graph, "cpu", place.path.open("rb"))
+
+
+@pytest.fixture
+def several_layers() -> Graph:
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(BANDS, 64, 5, padding=2), nn.ReLU(), nn.Conv2d(64, 128, 5, padding=2)]
+    return traced(nn.Sequential(*layers, nn.ReLU(), nn.Conv2d(128, 2, 5, padding=2)))
+
+
+def test_numbers_are_the_same_for_other_batches_than_expected(
+    several_layers: Graph, tmp_path: Path
+) -> None:
+    plain, runtime = built(several_layers, "cpu"), kept(several_layers, tmp_path)
+    assert torch.float32 in several_layers.packs
+    with torch.inference_mode():
+        for expected in (None, Batches(2, 1), Batches(1, 2), Batches(8, 1)):
+            if expected:
+                runtime.expect(expected)
+            for count, threads in ((1, 1), (2, 1), (5, 1), (1, 2), (5, 2)):
+                with computing_with(threads):
+                    result, wanted = runtime.forward(noise(count)), plain(noise(count))
+                torch.testing.assert_close(result, wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_expectations_change_under_way(several_layers: Graph, tmp_path: Path) -> None:
+    plain, runtime = built(several_layers, "cpu"), kept(several_layers, tmp_path)
+
+    def run(number: int) -> Tensor:
+        runtime.expect(Batches(1 + number % 3, 1 + number % 2))
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=number % 5 == 4):
+            return runtime.forward(noise(2)).float()
+
+    with torch.inference_mode():
+        wanted = plain(noise(2))
+    with ThreadPoolExecutor(4) as pool:
+        for number, result in enumerate(pool.map(run, range(40))):
+            atol = 0.05 if number % 5 == 4 else 1e-5
+            torch.testing.assert_close(result, wanted, rtol=0, atol=atol)
+
+
+def test_weights_that_are_there_are_not_read_again(several_layers: Graph, tmp_path: Path) -> None:
+    runtime = kept(several_layers, tmp_path)
+    (tmp_path / "kept.pt").write_bytes(b"")  # the same file, which the runtime holds open
+    with torch.inference_mode():
+        before = runtime.forward(noise(2))
+        runtime.expect(Batches(2, 1))
+        torch.testing.assert_close(runtime.forward(noise(2)), before, rtol=1e-5, atol=1e-5)
 
 
 def test_elsewhere_than_on_a_processor_nothing_is_packed() -> None:
