@@ -21,6 +21,7 @@ from geostudio_dagster.models.contract import InputSpec, Loader, Runtime
 from geostudio_dagster.models.exported import load_exported, load_scripted
 from geostudio_dagster.models.folding import fold_batch_norms
 from geostudio_dagster.models.graph import NO_GRAPH
+from geostudio_dagster.models.layout import keep_channels_last
 from geostudio_dagster.models.memory import is_out_of_memory
 from geostudio_dagster.models.modules import ProgramRuntime, TorchRuntime
 from geostudio_dagster.models.onnx import load_onnx
@@ -204,9 +205,12 @@ def _fold(runtime: Runtime, manifest: BundleManifest) -> int:
         return 0
     torch.set_float32_matmul_precision("highest")  # see forward.ForwardPass; or nothing is close
     size, planes = manifest.patch.size, InputSpec.of(manifest).planes
-    shape = runtime.batch_size or 1, planes, size, size
+    shape = runtime.batch_size or 2, planes, size, size
     pixels = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    return fold_batch_norms(runtime.module, lambda: as_tensor(runtime.forward(pixels)))
+    one = pixels[: runtime.batch_size or 1]
+    folded = fold_batch_norms(runtime.module, lambda: as_tensor(runtime.forward(one)))
+    keep_channels_last(runtime.module, lambda: as_tensor(runtime.forward(pixels)))
+    return folded
 
 
 def _try(model: Model, bundle: Bundle) -> int:
