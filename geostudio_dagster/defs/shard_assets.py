@@ -274,7 +274,12 @@ def postprocessed(
     place = installation.get()
     early = _run_chain(context, place, Position.BEFORE_POSTPROCESS)
     model, report = _run(
-        context, place, POSTPROCESS, postprocessing.postprocess_task, reopens=early is None
+        context,
+        place,
+        POSTPROCESS,
+        postprocessing.postprocess_task,
+        workers=postprocessing.at_once(),
+        reopens=early is None,
     )
     preview = postprocessing.preview_of(place, report)
     more = {"preview": picture(preview)} if preview else {}

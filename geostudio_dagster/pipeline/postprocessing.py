@@ -9,6 +9,7 @@ from typing import Any
 import rasterio
 
 from geostudio_dagster.catalog import TaskRecord
+from geostudio_dagster.cores import usable_cores
 from geostudio_dagster.installation import Installation
 from geostudio_dagster.models.bundle import BundleManifest, as_map
 from geostudio_dagster.pipeline.predicting import COG
@@ -21,6 +22,13 @@ from geostudio_dagster.postprocess.quicklook import write_quicklook
 from geostudio_dagster.postprocess.statistics import statistics
 from geostudio_dagster.raster.preview import QUICKLOOK_SIDE, preview_png
 from geostudio_dagster.raster.scene import ONLY_THE_FILE
+
+_MOST_AT_ONCE = 4  # each takes memory, for rows of two rasters
+
+
+def at_once() -> int:
+    """Tasks of a shard to work at a time: what they do is mostly for one core each."""
+    return min(usable_cores(), _MOST_AT_ONCE)
 
 
 def postprocess_task(task: TaskRecord, context: WorkContext) -> StepOutput:
