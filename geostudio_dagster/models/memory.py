@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 # What torch raises for these is a plain RuntimeError.
-_SENTENCES = ("DefaultCPUAllocator", "ALLOC_FAILED")
+_SENTENCES = ("DefaultCPUAllocator", "ALLOC_FAILED", "CUDA error: out of memory")
 
 
 def is_out_of_memory(error: BaseException) -> bool:

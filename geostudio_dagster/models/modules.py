@@ -53,8 +53,8 @@ class ProgramRuntime:
     """A network that a graph was made of, its input's arrangement included; any batch size.
 
     Its weights are of the type that the calling thread's autocast asks for, and packed for the
-    batches last announced, if any were. Only those asked for last are kept; others are read again
-    from the file, which is held open: so it may be removed.
+    batches that were announced. Only those asked for last are kept; others are read again from
+    the file, which is held open: so it may be removed.
     """
 
     engine: ClassVar[str] = "torch"
@@ -70,14 +70,28 @@ class ProgramRuntime:
         self._convolved = graph.convolved
         self._module: fx.GraphModule | None = built(graph, device)
         self._weights: _Weights | None = _Weights(torch.float32)
+        self._expectations: list[Batches] = []
         self._expected: Batches | None = None
         self._running = 0
         self._lock = threading.Lock()
 
-    def expect(self, batches: Batches) -> None:
-        """Be quick with such batches. Others get the same numbers, but may take longer."""
+    @contextmanager
+    def expecting(self, batches: Batches, *, first: bool = False) -> Iterator[None]:
+        """In the body such batches come, and are computed quickly.
+
+        Others get the same numbers, but may take longer. Of several expectations the oldest one
+        holds, for weights can't be packed for two; ``first`` puts one before all others.
+        """
         with self._lock:
-            self._expected = batches
+            self._expectations.insert(0 if first else len(self._expectations), batches)
+            self._expected = self._expectations[0]
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._expectations.remove(batches)
+                if self._expectations:  # or else the next batches may well be such, too
+                    self._expected = self._expectations[0]
 
     def forward(self, pixels: Tensor) -> Tensor:
         """The network's output tensor."""
@@ -103,6 +117,10 @@ class ProgramRuntime:
         finally:
             with self._lock:
                 self._running -= 1
+                replaced = module is not self._module
+            del module
+            if replaced:
+                gc.collect()  # see _made
 
     def _made(self, wanted: _Weights) -> fx.GraphModule:
         """The network with such weights: of those that are there, if nobody uses them."""

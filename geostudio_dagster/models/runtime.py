@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -84,10 +84,14 @@ class Model:
         """Where its outputs are."""
         return self.runtime.device
 
-    def expect(self, batches: Batches) -> None:
-        """Say what will come. Numbers don't depend on it, speed may."""
+    def expecting(self, batches: Batches, *, first: bool = False) -> AbstractContextManager[None]:
+        """In the body such batches come: numbers don't depend on it, speed may.
+
+        ``first``: before what others expect meanwhile.
+        """
         if isinstance(self.runtime, ProgramRuntime):
-            self.runtime.expect(batches)
+            return self.runtime.expecting(batches, first=first)
+        return nullcontext()
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """Outputs of normalised pixels.

@@ -19,6 +19,7 @@ import json
 import os
 import platform
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -28,6 +29,7 @@ import numpy as np
 import torch
 
 from geostudio_dagster.cores import usable_cores
+from geostudio_dagster.models.memory import is_out_of_memory
 from geostudio_dagster.models.runtime import Model
 from geostudio_dagster.prediction.batches import Batch
 from geostudio_dagster.prediction.forward import ForwardPass, ForwardPlan, host_memory
@@ -40,10 +42,10 @@ LEAST_PATCHES = 500
 _BUDGET_S = 10.0
 _BATCHES = {"cpu": (1, 2, 4, 8, 16), "cuda": (8, 16, 32, 64, 128)}
 _LONG_S = 2.0  # what takes longer is measured once, and cold
-_ROUNDS = 5  # batches that each worker computes to measure a plan
+_ROUNDS = 6  # batches that each worker computes to measure a plan, at most
 _BETTER = 0.95  # of the rule's time: less may be chance, and the rule is proven
 _MOST_BYTES = 256 * 1024**2  # that forward passes may take on a processor
-_MOST_GPU = 0.8  # of a GPU's memory
+_MOST_GPU = 0.8  # of what a GPU's memory has left for it
 
 # Seconds per patch of a plan.
 Measure = Callable[[ForwardPlan], float]
@@ -107,12 +109,14 @@ def search(
 
     if "batch_size" in free:
         kind = rule.device.partition(":")[0]
-        above = [size for size in _BATCHES[kind] if size > rule.batch_size]
+        fits = np.isfinite(seconds[rule])
+        above = [size for size in _BATCHES[kind] if size > rule.batch_size and fits]
         below = [size for size in reversed(_BATCHES[kind]) if size < rule.batch_size]
         for sizes in (above, below):
             before = seconds[rule]
             for size in sizes:
-                if time.monotonic() + _ROUNDS * rule.workers * size * before > ends:
+                expected = _ROUNDS * rule.workers * size * before if np.isfinite(before) else 0.0
+                if time.monotonic() + expected > ends:
                     break
                 now = tried(dataclasses.replace(rule, batch_size=size))
                 if now > before:
@@ -153,7 +157,8 @@ def _free(options: PredictOptions, model: Model) -> frozenset[str]:
 
 def _measuring(model: Model, shape: tuple[int, int, int]) -> Measure:
     """Measures plans by the real forward pass over noise: warmed up, then the lesser of two."""
-    start = peak_rss()
+    torch.cuda.empty_cache()  # does nothing where there is no GPU
+    start, room = peak_rss(), _memory_left(model.device)
     flying, grown = 1, 0  # most patches at a time so far, and bytes that they took
 
     def measure(plan: ForwardPlan) -> float:
@@ -166,7 +171,9 @@ def _measuring(model: Model, shape: tuple[int, int, int]) -> Measure:
         if took < _LONG_S:
             count = 2 * plan.workers
             took = min(_timed(model, plan, shape, count) for _ in range(2))
-        if gpu and _crowded(plan.device):
+        left = _memory_left(plan.device)
+        torch.cuda.empty_cache()  # or the next, smaller plan would be charged for it
+        if gpu and left < (1 - _MOST_GPU) * room:
             return float("inf")
         if not gpu and patches > flying:
             flying, grown = patches, peak_rss() - start
@@ -175,12 +182,9 @@ def _measuring(model: Model, shape: tuple[int, int, int]) -> Measure:
     return measure
 
 
-def _crowded(device: str) -> bool:
-    """Whether a GPU has too little memory left. What torch keeps for later is given back then."""
-    free, everything = torch.cuda.mem_get_info(device)
-    # Or the next, smaller plan would be charged for it.
-    torch.cuda.empty_cache()
-    return free < (1 - _MOST_GPU) * everything
+def _memory_left(device: str) -> int:
+    """Bytes that a GPU has left; what torch keeps for later counts as taken."""
+    return torch.cuda.mem_get_info(device)[0] if device.startswith("cuda") else 0
 
 
 def _timed(model: Model, plan: ForwardPlan, shape: tuple[int, int, int], count: int) -> float:
@@ -190,18 +194,22 @@ def _timed(model: Model, plan: ForwardPlan, shape: tuple[int, int, int], count: 
     for number, item in enumerate(pixels):
         item[...] = np.random.default_rng(number).standard_normal(item.shape, dtype=np.float32)
 
-    def batches() -> Iterator[Batch]:
+    def batches(count: int) -> Iterator[Batch]:
         for number in range(count):
             yield Batch(pixels[number % len(pixels)], used=plan.batch_size)
 
     passing = ForwardPass(model, plan, StageClock("forward"))
-    began = time.perf_counter()
     try:
-        for _ in passing.over(batches()):
-            pass
-    except torch.OutOfMemoryError:
+        with model.expecting(passing.coming, first=True):
+            deque(passing.over(batches(1)), maxlen=0)  # weights are packed for these from here on
+            began = time.perf_counter()
+            deque(passing.over(batches(count)), maxlen=0)
+            took = time.perf_counter() - began
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
         return float("inf")
-    return time.perf_counter() - began if passing.fits == plan.batch_size else float("inf")
+    return took if passing.fits == plan.batch_size else float("inf")
 
 
 def _key(

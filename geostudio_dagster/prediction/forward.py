@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from functools import cache
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -17,6 +19,7 @@ from torch import Tensor
 
 from geostudio_dagster.cores import computing_with, usable_cores, usual_workers
 from geostudio_dagster.errors import TaskError
+from geostudio_dagster.models.memory import is_out_of_memory
 from geostudio_dagster.models.packing import Batches
 from geostudio_dagster.models.runtime import Model
 from geostudio_dagster.prediction.batches import Batch
@@ -76,14 +79,15 @@ def plan_forward(options: PredictOptions, model: Model) -> ForwardPlan:
 def choose_device(options: PredictOptions, runtime: str = "") -> str:
     """The device that was asked for, or a GPU where there is one, or the processor.
 
-    A GPU's convolutions in float32 are that from now on, not TF32, which is 0.1 % off.
+    A GPU has its number with it, whichever way it was asked for. Its convolutions in float32 are
+    that from now on, not TF32, which is 0.1 % off, and the same each time.
 
     Args:
         options: choices of the prediction. runtime: the bundle's; where OpenVINO is chosen for
             its ONNX models, the processor is, too.
 
     Raises:
-        TaskError: ``no_such_device``.
+        TaskError: ``no_such_device``. RuntimeError: its memory does not do for anything now.
     """
     on_processor = runtime == "onnx" and options.onnx_engine == "openvino"
     usual = "cuda" if torch.cuda.is_available() and not on_processor else "cpu"
@@ -91,18 +95,24 @@ def choose_device(options: PredictOptions, runtime: str = "") -> str:
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:  # without CUDA support, torch asserts
+        if is_out_of_memory(error):
+            raise
         raise TaskError(
             "no_such_device", f"There is no device {device} for torch here; name cpu, or none."
         ) from error
     if device.startswith("cuda"):
         torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cudnn.deterministic = True
+    if device == "cuda":
+        return f"cuda:{torch.cuda.current_device()}"
     return device
 
 
 def has_bfloat16(device: str) -> bool:
     """Whether the device computes in bfloat16, instead of only storing it."""
     if device.startswith("cuda"):
-        return bool(torch.cuda.is_bf16_supported())
+        with torch.cuda.device(device):
+            return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
@@ -120,8 +130,8 @@ class ForwardPass:
     """Runs a model over batches, one or several at a time; outputs come in the batches' order.
 
     ``fits`` is how many patches go through the model at once: the plan's, halved whenever memory
-    runs out. ``place`` is the prediction's among those that want the device as well; None where
-    there are none.
+    runs out. ``coming`` says what its batches are like. ``place`` is the prediction's among those
+    that want the device as well; None where no other computes meanwhile.
     """
 
     def __init__(
@@ -133,7 +143,9 @@ class ForwardPass:
         self._place = place
         self._over = threading.Event()
         self.fits = plan.batch_size
-        self._copies = _Copies(plan.device) if plan.device.startswith("cuda") else None
+        self.coming = Batches(plan.batch_size, plan.threads)
+        gpu = plan.device.startswith("cuda") and model.engine == "torch"  # others copy themselves
+        self._copies = _Copies(plan.device) if gpu else None
         # Importing terratorch sets "medium" for the whole process, which computes float32
         # products in bfloat16: 1 % off, and different from batch size to batch size. Not put
         # back afterwards, since another thread may be in the middle of its own forward pass.
@@ -148,10 +160,8 @@ class ForwardPass:
         workers = ThreadPoolExecutor(
             self._plan.workers, "forward", torch.set_num_threads, (self._plan.threads,)
         )
-        # Not for each batch, or predictions of other plans would go to and fro.
-        self._model.expect(Batches(self._plan.batch_size, self._plan.threads))
         # Also a single worker has a thread of its own: this one blends meanwhile.
-        with workers as pool:
+        with self._model.expecting(self.coming, first=self._place is None), workers as pool:
             yield from self._overlapped(pool, batches)
 
     def _overlapped(
@@ -223,6 +233,7 @@ class ForwardPass:
             if output is None:
                 # Not before the attempt has returned: until then its layers hold their memory.
                 self.fits = size // 2
+                gc.collect()  # networks hold themselves in circles
                 torch.cuda.empty_cache()
                 continue
             parts.append(output)
@@ -232,9 +243,14 @@ class ForwardPass:
     def _attempt(self, pixels: Tensor) -> Tensor | None:
         """The output, or None where memory runs out but might do for half of the patches."""
         try:
-            return self._model(self._copies.there(pixels) if self._copies else pixels)
-        except torch.OutOfMemoryError:
-            if len(pixels) == 1 or self._model.batch_size:
+            if self._copies is None:
+                return self._model(pixels)
+            copy, copied = self._copies.there(pixels)
+            with _launching(self._plan.device):
+                self._copies.arrive(copy, copied)
+                return self._model(copy)
+        except Exception as error:
+            if len(pixels) == 1 or self._model.batch_size or not is_out_of_memory(error):
                 raise
             return None
 
@@ -244,20 +260,26 @@ class _Copies:
 
     def __init__(self, device: str) -> None:
         self._device = device
-        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._stream = _stream_of(device, "copies")
 
-    def there(self, pixels: Tensor) -> Tensor:
-        """The pixels on the GPU, for what this thread computes from now on."""
+    def there(self, pixels: Tensor) -> tuple[Tensor, torch.cuda.Event]:
+        """The pixels on the GPU, and what happens once they have arrived."""
+        copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
         with torch.cuda.stream(self._stream):
             copy = pixels.to(self._device, non_blocking=True)
+            copied.record()
+        return copy, copied
+
+    def arrive(self, copy: Tensor, copied: torch.cuda.Event) -> None:
+        """Let what is asked of the GPU from now on begin no sooner."""
         computing = torch.cuda.current_stream(self._device)
-        computing.wait_stream(self._stream)
+        computing.wait_event(copied)
         copy.record_stream(computing)  # its memory is not free before that
-        return copy
 
     def wait(self) -> None:
         """Until all that this thread asked for is computed; other threads' work may queue up."""
-        done = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        # Blocking: or the thread spins, on a core that reading and blending need.
+        done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
         done.record(torch.cuda.current_stream(self._device))
         done.synchronize()
 
@@ -278,6 +300,21 @@ def beside(device: str) -> Iterator[None]:
 def _stream(device: str) -> AbstractContextManager[Any]:
     if not device.startswith("cuda"):
         return nullcontext()
-    # Of a higher priority (the lower the number), since what it does is short.
-    stream = torch.cuda.Stream(device, priority=-1)  # type: ignore[no-untyped-call]
-    return torch.cuda.stream(stream)
+    return torch.cuda.stream(_stream_of(device, "blending"))
+
+
+@cache
+def _launching(device: str) -> threading.Lock:
+    """For one batch to ask the device for all of its kernels before the next one does.
+
+    Mixed, two would need memory for their layers at a time, and one wait for the other's pixels.
+    """
+    return threading.Lock()
+
+
+@cache
+def _stream_of(device: str, purpose: Literal["copies", "blending"]) -> torch.cuda.Stream:
+    """The device's one stream for that: what torch keeps of freed memory, it keeps by stream."""
+    # Blending is of a higher priority (the lower the number), since what it does is short.
+    priority = -1 if purpose == "blending" else 0
+    return torch.cuda.Stream(device, priority=priority)  # type: ignore[no-untyped-call]

@@ -173,11 +173,9 @@ def test_numbers_are_the_same_for_other_batches_than_expected(
     plain, runtime = built(several_layers, "cpu"), kept(several_layers, tmp_path)
     assert torch.float32 in several_layers.packs
     with torch.inference_mode():
-        for expected in (None, Batches(2, 1), Batches(1, 2), Batches(8, 1)):
-            if expected:
-                runtime.expect(expected)
+        for expected in (Batches(2, 1), Batches(1, 2), Batches(8, 1)):
             for count, threads in ((1, 1), (2, 1), (5, 1), (1, 2), (5, 2)):
-                with computing_with(threads):
+                with runtime.expecting(expected), computing_with(threads):
                     result, wanted = runtime.forward(noise(count)), plain(noise(count))
                 torch.testing.assert_close(result, wanted, rtol=1e-5, atol=1e-5)
 
@@ -186,8 +184,9 @@ def test_expectations_change_under_way(several_layers: Graph, tmp_path: Path) ->
     plain, runtime = built(several_layers, "cpu"), kept(several_layers, tmp_path)
 
     def run(number: int) -> Tensor:
-        runtime.expect(Batches(1 + number % 3, 1 + number % 2))
-        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=number % 5 == 4):
+        expected = Batches(1 + number % 3, 1 + number % 2)
+        low = torch.autocast("cpu", torch.bfloat16, enabled=number % 5 == 4)
+        with runtime.expecting(expected, first=number % 2 == 0), torch.inference_mode(), low:
             return runtime.forward(noise(2)).float()
 
     with torch.inference_mode():
@@ -203,8 +202,10 @@ def test_weights_that_are_there_are_not_read_again(several_layers: Graph, tmp_pa
     (tmp_path / "kept.pt").write_bytes(b"")  # the same file, which the runtime holds open
     with torch.inference_mode():
         before = runtime.forward(noise(2))
-        runtime.expect(Batches(2, 1))
-        torch.testing.assert_close(runtime.forward(noise(2)), before, rtol=1e-5, atol=1e-5)
+        with runtime.expecting(Batches(2, 1)):
+            torch.testing.assert_close(runtime.forward(noise(2)), before, rtol=1e-5, atol=1e-5)
+            with runtime.expecting(Batches(8, 1)):  # a later scene's, which has to wait
+                torch.testing.assert_close(runtime.forward(noise(2)), before, rtol=1e-5, atol=1e-5)
 
 
 def test_elsewhere_than_on_a_processor_nothing_is_packed() -> None:
@@ -252,8 +253,7 @@ from geostudio_dagster.prediction.report import peak_rss
 path = Path(sys.argv[1])
 runtime = ProgramRuntime(ProgramFile(path, "key").read().graph, "cpu", path.open("rb"))
 before = peak_rss()
-runtime.expect(Batches(2, 1))
-with torch.inference_mode():
+with runtime.expecting(Batches(2, 1)), torch.inference_mode():
     runtime.forward(torch.zeros((2, 4, 24, 24)))
 print(peak_rss() - before)
 """

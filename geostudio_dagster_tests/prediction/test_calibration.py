@@ -108,3 +108,16 @@ def test_no_time_and_no_clear_gain_mean_the_rule() -> None:
     nearly = dataclasses.replace(RULE, batch_size=8)
     assert best(RULE, {RULE: 1.0, nearly: 0.97}) == RULE
     assert best(RULE, {RULE: 1.0, nearly: float("inf")}) == RULE
+
+
+def test_the_search_goes_down_where_the_rule_does_not_fit_into_memory() -> None:
+    tried: list[int] = []
+
+    def measure(plan: ForwardPlan) -> float:
+        tried.append(plan.batch_size)
+        return 1e-4 if plan.batch_size <= 32 else float("inf")
+
+    rule = ForwardPlan("cuda:0", True, batch_size=128, workers=2, threads=1)
+    seconds = search(rule, frozenset({"batch_size"}), measure)
+    assert tried == [128, 64, 32, 16, 8]
+    assert best(rule, seconds).batch_size == 32
