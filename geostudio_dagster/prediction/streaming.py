@@ -14,6 +14,7 @@ from rasterio.transform import array_bounds
 
 from geostudio_dagster.errors import Cancelled
 from geostudio_dagster.models.bundle import Bundle
+from geostudio_dagster.models.memory import give_back_memory
 from geostudio_dagster.prediction.batches import Batch, BatchReader, Patch
 from geostudio_dagster.prediction.panels import Panel, panels
 from geostudio_dagster.prediction.readahead import read_ahead
@@ -38,6 +39,7 @@ log = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
 
+_TIDY_AFTER = 2000  # patches; some milliseconds each time
 _VERSIONS = ("geostudio-dagster", "torch", "rasterio", "numpy")
 
 
@@ -130,7 +132,9 @@ class Stream:
             closing(forward.over(_until(cancelled, batches))) as computed,
         ):
             for batch, outputs in computed:
-                self._patches += batch.used
+                before, self._patches = self._patches, self._patches + batch.used
+                if self._patches // _TIDY_AFTER > before // _TIDY_AFTER:
+                    give_back_memory()
                 _blend(batch, outputs, blender, self._clock)
                 reader.recycle(batch)
         blender.finish()
