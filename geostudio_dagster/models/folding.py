@@ -35,7 +35,7 @@ def fold_batch_norms(module: nn.Module, output: Callable[[], Tensor]) -> int:
             fused: nn.Module = fuse_conv_bn_eval(kept[convolution], kept[norm])
             module.set_submodule(convolution, fused)
             module.set_submodule(norm, nn.Identity())
-        if not pairs or _same(output(), before):
+        if not pairs or same_but_for_rounding(output(), before):
             return len(pairs)
     for name, original in kept.items():
         module.set_submodule(name, original)
@@ -75,5 +75,6 @@ def _watched(
     return [pair for pair in pairs if all(uses[name] == 1 for name in pair)], result
 
 
-def _same(one: Tensor, other: Tensor) -> bool:
+def same_but_for_rounding(one: Tensor, other: Tensor) -> bool:
+    """Whether two outputs of one input differ by no more than another order of sums explains."""
     return bool((one - other).abs().max() <= _CLOSE * other.abs().max())

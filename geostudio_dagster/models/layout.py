@@ -7,9 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from geostudio_dagster.models.folding import same_but_for_rounding
 from geostudio_dagster.models.memory import is_out_of_memory
 
-_CLOSE = 1e-4  # of the largest output; float32 rounds to some 1e-6 of it
 _IMAGE = 4  # dimensions of a 2D convolution's weights
 
 
@@ -35,7 +35,7 @@ def keep_channels_last(module: nn.Module, output: Callable[[], Tensor]) -> bool:
         for weights, data in kept.items():
             weights.data = data.contiguous(memory_format=torch.channels_last)
         after = _made(output)
-        if after is not None and _same(after, before):
+        if after is not None and same_but_for_rounding(after, before):
             return True
         for weights, data in kept.items():
             weights.data = data
@@ -50,7 +50,3 @@ def _made(output: Callable[[], Tensor]) -> Tensor | None:
         if is_out_of_memory(error):
             raise
         return None
-
-
-def _same(one: Tensor, other: Tensor) -> bool:
-    return bool((one - other).abs().max() <= _CLOSE * other.abs().max())

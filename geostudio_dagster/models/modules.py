@@ -66,7 +66,7 @@ class ProgramRuntime:
         self.device = device
         self._file = file
         weakref.finalize(self, file.close)
-        self.packs = graph.packs if torch.device(device).type == "cpu" else ()
+        self._packs = graph.packs if torch.device(device).type == "cpu" else ()
         self._convolved = graph.convolved
         self._module: fx.GraphModule | None = built(graph, device)
         self._weights: _Weights | None = _Weights(torch.float32)
@@ -106,7 +106,7 @@ class ProgramRuntime:
         low = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.bfloat16
         dtype = torch.bfloat16 if low else torch.float32
         with self._lock:
-            wanted = _Weights(dtype, self._expected if dtype in self.packs else None)
+            wanted = _Weights(dtype, self._expected if dtype in self._packs else None)
             if self._module is None or wanted != self._weights:
                 self._module = self._made(wanted)
                 self._weights = wanted

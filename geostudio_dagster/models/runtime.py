@@ -84,10 +84,6 @@ class Model:
         """Where its outputs are."""
         return self.runtime.device
 
-    def packs(self, dtype: torch.dtype) -> bool:
-        """Whether weights of that type are packed for the batches that come."""
-        return isinstance(self.runtime, ProgramRuntime) and dtype in self.runtime.packs
-
     def expecting(self, batches: Batches, *, first: bool = False) -> AbstractContextManager[None]:
         """In the body such batches come: numbers don't depend on it, speed may.
 

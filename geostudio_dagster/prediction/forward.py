@@ -27,14 +27,12 @@ from geostudio_dagster.prediction.options import PredictOptions
 from geostudio_dagster.prediction.report import StageClock
 from geostudio_dagster.prediction.turns import Place
 
-# Measured for two one-thread workers and a ResNet-18 U-Net, CPU ms per patch: float32 59 at 2, 54
-# at 3, 52 at 4, 57 at 8; bfloat16 29 at 4, 27 at 8. More saves little: glibc hands blocks above 32
-# MB back to the system each time, 4000 page faults per patch at 8. And each patch more in flight
-# adds its activations to the peak memory: float32 stays within 300 MB at 3, not at 4.
-_CPU_BATCH = {"float32": 3, "bfloat16": 4}
-# With packed weights float32 takes the same at 1, 2 and 3 (AVX2: 69, 66 and 65 ms of wall time, all
-# good to some 5): 2 leaves less of a small scene's last batch empty, and takes 60 MB less than 3.
-_CPU_BATCH_OF_PACKED = {"float32": 2, "bfloat16": 4}
+# Measured for two one-thread workers and a ResNet-18 U-Net, ms of wall time per patch: float32 with
+# packed weights (AVX2) 69 at 1, 66 at 2, 65 at 3, 71 at 4, all good to some 5; bfloat16 29 at 4, 27
+# at 8, of CPU time. Each patch more in flight adds its activations to the peak memory: float32 is
+# at 210 MB at 2, and up to 308 at 3. Besides, 2 leaves less of a small scene's last batch empty.
+# Above 4, glibc hands blocks of over 32 MB back to the system each time.
+_CPU_BATCH = {"float32": 2, "bfloat16": 4}
 # A transformer's layers are products of large matrices whatever the batch: Prithvi-tiny and -100M
 # are as fast (within 5 %) at 1 as at 3, and take 185 and 194 MB instead of 387 and 412.
 _CPU_BATCH_OF_ATTENTION = {"float32": 1, "bfloat16": 4}
@@ -68,7 +66,8 @@ def plan_forward(options: PredictOptions, model: Model) -> ForwardPlan:
     cores = usable_cores()
     workers = options.workers or model.concurrency or (_GPU_WORKERS if gpu else usual_workers())
     bfloat16 = options.precision == "auto" and model.autocasts and has_bfloat16(model.device)
-    batch = _GPU_BATCH if gpu else _cpu_batch(model, "bfloat16" if bfloat16 else "float32")
+    on_cpu = _CPU_BATCH_OF_ATTENTION if model.attends else _CPU_BATCH
+    batch = _GPU_BATCH if gpu else on_cpu["bfloat16" if bfloat16 else "float32"]
     return ForwardPlan(
         device=model.device,
         bfloat16=bfloat16,
@@ -76,12 +75,6 @@ def plan_forward(options: PredictOptions, model: Model) -> ForwardPlan:
         workers=workers,
         threads=options.threads or max(cores // workers, 1),
     )
-
-
-def _cpu_batch(model: Model, dtype: Literal["float32", "bfloat16"]) -> int:
-    if model.attends:
-        return _CPU_BATCH_OF_ATTENTION[dtype]
-    return (_CPU_BATCH_OF_PACKED if model.packs(getattr(torch, dtype)) else _CPU_BATCH)[dtype]
 
 
 def choose_device(options: PredictOptions, runtime: str = "") -> str:
