@@ -1,4 +1,4 @@
-"""Memory that runs out, which says nothing of the model or the scene that asked for it."""
+"""Memory that runs out, which says nothing of the model or the scene, and what is given back."""
 
 from __future__ import annotations
 

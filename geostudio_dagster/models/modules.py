@@ -95,13 +95,20 @@ class ProgramRuntime:
 
     def forward(self, pixels: Tensor) -> Tensor:
         """The network's output tensor."""
-        with self._fitting() as module:
+        module = self._fitting()
+        try:
             output: Tensor = module(pixels.to(self.device, non_blocking=True))
+        finally:
+            with self._lock:
+                self._running -= 1
+                replaced = module is not self._module
+            del module
+            if replaced:
+                gc.collect()  # see _made
         return output
 
-    @contextmanager
-    def _fitting(self) -> Iterator[fx.GraphModule]:
-        """The network with weights of the type that autocast asks for here."""
+    def _fitting(self) -> fx.GraphModule:
+        """The network with weights of the type that autocast asks for here; it runs from now on."""
         kind = torch.device(self.device).type
         low = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.bfloat16
         dtype = torch.bfloat16 if low else torch.float32
@@ -110,17 +117,8 @@ class ProgramRuntime:
             if self._module is None or wanted != self._weights:
                 self._module = self._made(wanted)
                 self._weights = wanted
-            module = self._module
             self._running += 1
-        try:
-            yield module
-        finally:
-            with self._lock:
-                self._running -= 1
-                replaced = module is not self._module
-            del module
-            if replaced:
-                gc.collect()  # see _made
+            return self._module
 
     def _made(self, wanted: _Weights) -> fx.GraphModule:
         """The network with such weights: of those that are there, if nobody uses them."""

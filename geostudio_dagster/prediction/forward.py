@@ -265,7 +265,7 @@ class _Copies:
 
     def there(self, pixels: Tensor) -> tuple[Tensor, torch.cuda.Event]:
         """The pixels on the GPU, and what happens once they have arrived."""
-        copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        copied = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch has no types for it
         with torch.cuda.stream(self._stream):
             copy = pixels.to(self._device, non_blocking=True)
             copied.record()
@@ -279,7 +279,7 @@ class _Copies:
 
     def wait(self) -> None:
         """Until all that this thread asked for is computed; other threads' work may queue up."""
-        # Blocking: or the thread spins, on a core that reading and blending need.
+        # Blocking: or the thread spins, on a core that reading and blending need. (No types again.)
         done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
         done.record(torch.cuda.current_stream(self._device))
         done.synchronize()
@@ -318,4 +318,5 @@ def _stream_of(device: str, purpose: Literal["copies", "blending"]) -> torch.cud
     """The device's one stream for that: what torch keeps of freed memory, it keeps by stream."""
     # Blending is of a higher priority (the lower the number), since what it does is short.
     priority = -1 if purpose == "blending" else 0
+    # torch has no types for what makes a stream.
     return torch.cuda.Stream(device, priority=priority)  # type: ignore[no-untyped-call]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -206,6 +208,44 @@ def test_weights_that_are_there_are_not_read_again(several_layers: Graph, tmp_pa
             torch.testing.assert_close(runtime.forward(noise(2)), before, rtol=1e-5, atol=1e-5)
             with runtime.expecting(Batches(8, 1)):  # a later scene's, which has to wait
                 torch.testing.assert_close(runtime.forward(noise(2)), before, rtol=1e-5, atol=1e-5)
+
+
+class Late:
+    """Pixels that arrive only when they are let, with their network already chosen."""
+
+    def __init__(self) -> None:
+        self.asked, self.let = threading.Event(), threading.Event()
+
+    def to(self, *_: object, **__: object) -> Tensor:
+        self.asked.set()
+        assert self.let.wait(60)
+        return noise(2)
+
+
+def test_replaced_weights_go_with_the_last_batch_that_uses_them(
+    several_layers: Graph, tmp_path: Path
+) -> None:
+    runtime, late = kept(several_layers, tmp_path), Late()
+
+    def networks() -> int:
+        return sum(issubclass(type(item), fx.GraphModule) for item in gc.get_objects())
+
+    gc.collect()
+    gc.disable()  # whatever it would find some time
+    try:
+        before = networks()
+        with ThreadPoolExecutor(1) as pool, torch.no_grad(), runtime.expecting(Batches(2, 1)):
+            under_way = pool.submit(runtime.forward, late)  # type: ignore[arg-type]
+            assert late.asked.wait(60)
+            with runtime.expecting(Batches(8, 1), first=True):
+                runtime.forward(noise(2))
+                assert networks() == before + 1
+                late.let.set()
+                under_way.result()
+                assert networks() == before
+    finally:
+        late.let.set()
+        gc.enable()
 
 
 def test_elsewhere_than_on_a_processor_nothing_is_packed() -> None:
