@@ -30,6 +30,16 @@ def usual_threads() -> int:
     return max(usable_cores() // usual_workers(), 1)
 
 
+def instruction_sets() -> str:
+    """Those of this processor that decide how torch computes, such as ``AVX512 bfloat16``."""
+    import torch
+
+    names = [torch.backends.cpu.get_cpu_capability()]
+    names += ["bfloat16"] if torch.cpu._is_avx512_bf16_supported() else []
+    names += ["AMX"] if torch.cpu._is_amx_tile_supported() else []
+    return " ".join(names)
+
+
 @contextmanager
 def computing_with(threads: int) -> Iterator[None]:
     """What this thread does with torch in the body is spread over that many threads."""

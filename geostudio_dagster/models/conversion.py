@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from geostudio_dagster.cores import computing_with, usual_threads
+from geostudio_dagster.cores import computing_with, instruction_sets, usual_threads
 from geostudio_dagster.errors import InvalidRequest
 from geostudio_dagster.models.bundle import Bundle, load_bundle
 from geostudio_dagster.models.contract import InputSpec
@@ -30,8 +30,9 @@ from geostudio_dagster.models.runtime import Model, as_tensor, load_runtime
 
 log = logging.getLogger(__name__)
 
-# Batch sizes compared; the one that is traced is between them.
-_EXACT, _LOWERED = (1, 2, 5), (2,)
+# Batch sizes compared, the largest first; the one that is traced is between them. Where there is
+# no bfloat16, it is slow, and computed for the sake of other processors only.
+_EXACT, _LOWERED, _LOWERED_ELSEWHERE = (5, 2, 1), (4, 3, 1), (2,)
 _TRACED = 2
 
 Forward = Callable[[Tensor], Tensor]
@@ -152,45 +153,56 @@ def _traced(whole: nn.Module, pixels: Tensor, device: str) -> Graph:
 
 
 def _compared(forward: Forward, graph: Graph, spec: InputSpec, device: str) -> Graph:
-    """The graph, if a program of it gives the same numbers, and which packed weights do, too."""
+    """The graph, if a program of it gives the same numbers, and what else was seen of it."""
     torch.set_float32_matmul_precision("highest")  # see forward.ForwardPass
     convolved = convolved_shapes(built(graph, device), _noise(spec, 1).to(device))
-    packs = tuple(
-        dtype
-        for dtype, sizes in ((torch.float32, _EXACT), (torch.bfloat16, _LOWERED))
-        if _packs(forward, graph, convolved, [_noise(spec, n).to(device) for n in sizes], dtype)
-    )
-    return dataclasses.replace(graph, packs=packs, convolved=convolved)
-
-
-def _packs(
-    forward: Forward,
-    graph: Graph,
-    convolved: dict[str, list[int]],
-    batches: list[Tensor],
-    dtype: torch.dtype,
-) -> bool:
-    """Make sure of the program in one arithmetic; whether packed weights give the same there."""
-    device, low = batches[0].device.type, dtype is not torch.float32
-    program, packed = built(graph, device), built(graph, device)
-    if low:
-        lower(program, dtype)
-        lower(packed, dtype)
-    coming = Batches(_TRACED, usual_threads())
-    packs = device == "cpu" and pack_weights(packed, convolved, coming) > 0
-    for pixels in batches:
-        with torch.autocast(device, dtype=torch.bfloat16, enabled=low):
-            expected = forward(pixels)
-            if not torch.equal(program(pixels), expected):
+    lowered = _LOWERED if torch.ops.mkldnn._is_mkldnn_bf16_supported() else _LOWERED_ELSEWHERE
+    packs, steady = [], []
+    for dtype, sizes in ((torch.float32, _EXACT), (torch.bfloat16, lowered)):
+        program, packed = _networks(graph, convolved, device, dtype)
+        parts = [_noise(spec, sizes[0]).to(device)[:size] for size in sizes]
+        low = dtype is not torch.float32
+        with torch.autocast(parts[0].device.type, torch.bfloat16, enabled=low):
+            expected = [forward(part) for part in parts]
+            if not _equal(program, parts, expected):
                 name = str(dtype).removeprefix("torch.")
                 raise UnconvertibleError(f"a program gives other numbers in {name}")
-            packs = packs and _gives(packed, pixels, expected)
-    return packs
+            if packed is not None and _equal_if_any(packed, parts, expected):
+                packs.append(dtype)
+        alike = (torch.equal(each, expected[0][: len(each)]) for each in expected[1:])
+        if len(sizes) > 1 and all(alike):
+            steady.append(dtype)
+    return dataclasses.replace(
+        graph,
+        packs=tuple(packs),
+        convolved=convolved,
+        steady=tuple(steady),
+        seen_on=instruction_sets(),
+    )
 
 
-def _gives(network: nn.Module, pixels: Tensor, expected: Tensor) -> bool:
+def _networks(
+    graph: Graph, convolved: dict[str, list[int]], device: str, dtype: torch.dtype
+) -> tuple[nn.Module, nn.Module | None]:
+    """The network of ``graph`` in one arithmetic: plain, and packed if there is anything to pack"""
+    plain, packed = built(graph, device), built(graph, device)
+    if dtype is not torch.float32:
+        lower(plain, dtype)
+        lower(packed, dtype)
+    packs = torch.device(device).type == "cpu" and (
+        pack_weights(packed, convolved, Batches(_TRACED, usual_threads())).count > 0
+    )
+    return plain, packed if packs else None
+
+
+def _equal(network: nn.Module, batches: list[Tensor], expected: list[Tensor]) -> bool:
+    """Whether it makes these outputs of these batches, to the bit."""
+    return all(map(torch.equal, map(network, batches), expected))
+
+
+def _equal_if_any(network: nn.Module, batches: list[Tensor], expected: list[Tensor]) -> bool:
     try:
-        return torch.equal(network(pixels), expected)
+        return _equal(network, batches, expected)
     except RuntimeError as error:
         if is_out_of_memory(error):
             raise

@@ -48,12 +48,16 @@ class Graph:
 
     ``packs`` are the types of weights with which a processor gives the same numbers when they
     are packed; ``convolved``, for that, is what each convolution is given (:mod:`packing`).
+    ``steady`` are the types in which a patch gives the same numbers in batches of any size, on a
+    processor of the kind that it was seen on (``seen_on``: :func:`cores.instruction_sets`).
     """
 
     calls: str
     tensors: dict[str, Tensor]
     packs: tuple[torch.dtype, ...] = ()
     convolved: dict[str, list[int]] = field(default_factory=dict)
+    steady: tuple[torch.dtype, ...] = ()
+    seen_on: str = ""
 
 
 def written(module: fx.GraphModule, device: str) -> Graph:

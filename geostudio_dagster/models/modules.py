@@ -13,9 +13,10 @@ from typing import Any, BinaryIO, ClassVar
 import torch
 from torch import Tensor, fx, nn
 
+from geostudio_dagster.cores import instruction_sets
 from geostudio_dagster.models.contract import InputSpec
 from geostudio_dagster.models.graph import Graph, built, lower
-from geostudio_dagster.models.packing import Batches, pack_weights
+from geostudio_dagster.models.packing import Batches, Packed, pack_weights
 from geostudio_dagster.models.programs import graph_in
 
 _IMAGE = 4  # dimensions of (N, bands, H, W)
@@ -66,8 +67,12 @@ class ProgramRuntime:
         self.device = device
         self._file = file
         weakref.finalize(self, file.close)
-        self._packs = graph.packs if torch.device(device).type == "cpu" else ()
+        on_processor = torch.device(device).type == "cpu"
+        self._packs = graph.packs if on_processor else ()
         self._convolved = graph.convolved
+        as_seen = on_processor and graph.seen_on == instruction_sets()
+        self._steady = graph.steady if as_seen else ()
+        self._packed = Packed()
         self._module: fx.GraphModule | None = built(graph, device)
         self._weights: _Weights | None = _Weights(torch.float32)
         self._expectations: list[Batches] = []
@@ -93,9 +98,20 @@ class ProgramRuntime:
                 if self._expectations:  # or else the next batches may well be such, too
                     self._expected = self._expectations[0]
 
+    def takes_fewer(self) -> bool:
+        """Whether the patches of a smaller batch give the same numbers, and as soon."""
+        with self._lock:
+            wanted = self._wanted()
+            if wanted.dtype not in self._steady:
+                return False
+            self._fit(wanted)
+            return self._packed.for_smaller
+
     def forward(self, pixels: Tensor) -> Tensor:
         """The network's output tensor."""
-        module = self._fitting()
+        with self._lock:
+            module = self._fit(self._wanted())
+            self._running += 1
         try:
             output: Tensor = module(pixels.to(self.device, non_blocking=True))
         finally:
@@ -107,18 +123,19 @@ class ProgramRuntime:
                 gc.collect()  # see _made
         return output
 
-    def _fitting(self) -> fx.GraphModule:
-        """The network with weights of the type that autocast asks for here; it runs from now on."""
+    def _wanted(self) -> _Weights:
+        """Of the type that autocast asks for here, packed for what is expected."""
         kind = torch.device(self.device).type
         low = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.bfloat16
         dtype = torch.bfloat16 if low else torch.float32
-        with self._lock:
-            wanted = _Weights(dtype, self._expected if dtype in self._packs else None)
-            if self._module is None or wanted != self._weights:
-                self._module = self._made(wanted)
-                self._weights = wanted
-            self._running += 1
-            return self._module
+        return _Weights(dtype, self._expected if dtype in self._packs else None)
+
+    def _fit(self, wanted: _Weights) -> fx.GraphModule:
+        """The network with such weights, which is the one from now on."""
+        if self._module is None or wanted != self._weights:
+            self._module = self._made(wanted)
+            self._weights = wanted
+        return self._module
 
     def _made(self, wanted: _Weights) -> fx.GraphModule:
         """The network with such weights: of those that are there, if nobody uses them."""
@@ -133,8 +150,9 @@ class ProgramRuntime:
         if wanted.dtype is not torch.float32:
             lower(module, wanted.dtype)
         # Not as the graph comes in: whoever read it holds its weights until then.
+        self._packed = Packed()
         if wanted.packed_for:
-            pack_weights(module, self._convolved, wanted.packed_for)
+            self._packed = pack_weights(module, self._convolved, wanted.packed_for)
         return module
 
 

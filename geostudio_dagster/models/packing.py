@@ -64,10 +64,19 @@ class _Watch(fx.Interpreter):
         return super().run_node(n)
 
 
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """What became of a network's weights: how many are packed, and if it is for smaller batches
+    as well: they would have them in the same order."""
+
+    count: int = 0
+    for_smaller: bool = True
+
+
 def pack_weights(
     module: fx.GraphModule, shapes: Mapping[str, Sequence[int]], batches: Batches
-) -> int:
-    """Have convolutions of ``module`` read packed weights, in place, and say how many do.
+) -> Packed:
+    """Have convolutions of ``module`` read packed weights, in place.
 
     Args:
         module: that was built of a graph.
@@ -80,18 +89,26 @@ def pack_weights(
     convolutions that torch would not give to oneDNN; all of them where there is none.
     """
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
-        return 0
+        return Packed()
     graph = module.graph
     uses = Counter(node.target for node in graph.nodes if node.op == "get_attr" for _ in node.users)
     found = [node for node in graph.nodes if _suits(node, module, uses)]
+    for_smaller = True
     with computing_with(batches.threads):
         for node in found:
-            count, *image = shapes[str(node.args[1].target)]
-            _pack(node, module, [batches.size * count, *image])
+            convolution = _Convolution.of(node)
+            plain, shape = module.get_buffer(convolution.weights), shapes[convolution.weights]
+            # Of all smaller batches, that of one patch is most likely to want another order. Told
+            # before the others are made, so that there is never room taken for both.
+            order = _order(convolution.packed(plain, shape, 1))
+            packed = convolution.packed(plain, shape, batches.size)
+            for_smaller = for_smaller and torch.equal(_order(packed), order)
+            module.register_buffer(convolution.weights, packed)
+            _replace(convolution, graph, plain.dtype)
     if found:
         graph.lint()
         module.recompile()
-    return len(found)
+    return Packed(len(found), for_smaller)
 
 
 def _suits(node: fx.Node, module: fx.GraphModule, uses: Counter[Any]) -> bool:
@@ -109,26 +126,51 @@ def _suits(node: fx.Node, module: fx.GraphModule, uses: Counter[Any]) -> bool:
     return weight.dtype is torch.float32 and weight.shape[2:] != (1, 1)
 
 
-def _pack(node: fx.Node, module: fx.GraphModule, shape: list[int]) -> None:
-    graph = module.graph
+@dataclass(frozen=True, slots=True)
+class _Convolution:
+    """A convolution in a graph: the name of its weights, its bias if any, and how it is done."""
+
+    node: fx.Node
+    weights: str
+    bias: fx.Node | None
+    how: tuple[list[int], list[int], list[int], int]  # padding, stride, dilation, groups
+
+    @classmethod
+    def of(cls, node: fx.Node) -> _Convolution:
+        source = node.args[1]
+        assert isinstance(source, fx.Node)  # noqa: S101 - see _suits
+        chosen: dict[str, Any] = (
+            _USUAL | dict(zip(_USUAL, node.args[2:], strict=False)) | dict(node.kwargs)
+        )
+        padding, stride, dilation = (_pair(chosen[it]) for it in ("padding", "stride", "dilation"))
+        how = padding, stride, dilation, chosen["groups"]
+        return cls(node, str(source.target), chosen["bias"], how)
+
+    def packed(self, plain: Tensor, shape: Sequence[int], patches: int) -> Tensor:
+        """Its weights for so many patches, of each of which it is given ``shape``."""
+        count, *image = shape
+        given = [patches * count, *image]
+        made: Tensor = torch.ops.mkldnn._reorder_convolution_weight(plain, *self.how, given)
+        return made
+
+
+def _order(packed: Tensor) -> Tensor:
+    """What order the weights are in, as oneDNN writes it down: bytes."""
+    order: Tensor = torch.ops.mkldnn._get_mkldnn_serialized_md(packed)
+    return order
+
+
+def _replace(convolution: _Convolution, graph: fx.Graph, dtype: torch.dtype) -> None:
+    """Have it read packed weights of such a type."""
+    node = convolution.node
     pixels, source = node.args[:2]
-    assert isinstance(source, fx.Node)  # noqa: S101 - see _suits
-    chosen: dict[str, Any] = (
-        _USUAL | dict(zip(_USUAL, node.args[2:], strict=False)) | dict(node.kwargs)
-    )
-    padding, stride, dilation = (_pair(chosen[name]) for name in ("padding", "stride", "dilation"))
-    how = padding, stride, dilation, chosen["groups"]
-    name = str(source.target)
-    weight = module.get_buffer(name)
-    packed = torch.ops.mkldnn._reorder_convolution_weight(weight, *how, shape)
-    module.register_buffer(name, packed)
     with graph.inserting_before(node):
-        if weight.dtype is not torch.float32:
+        if dtype is not torch.float32:
             # As autocast would, which doesn't know the packed operator.
-            pixels = graph.call_function(_aten.to.dtype, (pixels, weight.dtype))
+            pixels = graph.call_function(_aten.to.dtype, (pixels, dtype))
         convolved = graph.call_function(
             torch.ops.mkldnn._convolution_pointwise.default,
-            (pixels, source, chosen["bias"], *how, "none", [], ""),
+            (pixels, source, convolution.bias, *convolution.how, "none", [], ""),
         )
     node.replace_all_uses_with(convolved)
     graph.erase_node(node)

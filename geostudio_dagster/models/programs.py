@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # Of what is in a file, how it is built and what was folded before: one up with each change.
-_FORMAT = 3
+_FORMAT = 4
 CONVERTED = frozenset({"terratorch"})  # runtimes whose networks take long to build
 # Whose code is in a graph, or made it.
 _MAKERS = ("torch", "terratorch", "timm", "segmentation-models-pytorch", "torchgeo")
@@ -126,6 +126,8 @@ class ProgramFile:
             "tensors": program.graph.tensors if program.graph else {},
             "packs": program.graph.packs if program.graph else (),
             "convolved": program.graph.convolved if program.graph else {},
+            "steady": program.graph.steady if program.graph else (),
+            "seen_on": program.graph.seen_on if program.graph else "",
             "folded": program.folded,
             "refusal": program.refusal,
         }
@@ -231,8 +233,14 @@ def _graph(content: dict[str, Any]) -> Graph | None:
 
     if not content["calls"]:
         return None
-    packs, convolved = tuple(content["packs"]), dict(content["convolved"])
-    return Graph(content["calls"], content["tensors"], packs, convolved)
+    return Graph(
+        content["calls"],
+        content["tensors"],
+        packs=tuple(content["packs"]),
+        convolved=dict(content["convolved"]),
+        steady=tuple(content["steady"]),
+        seen_on=str(content["seen_on"]),
+    )
 
 
 def _version(package: str) -> str | None:

@@ -93,6 +93,13 @@ class Model:
             return self.runtime.expecting(batches, first=first)
         return nullcontext()
 
+    def takes_fewer(self) -> bool:
+        """Whether the patches of a smaller batch give the same numbers, and as soon.
+
+        As known for the calling thread's autocast; False where it isn't.
+        """
+        return isinstance(self.runtime, ProgramRuntime) and self.runtime.takes_fewer()
+
     def __call__(self, pixels: Tensor) -> Tensor:
         """Outputs of normalised pixels.
 

@@ -47,8 +47,8 @@ class Patch:
 class Batch:
     """Patches that go through the model together, and the panels and rows that start in between.
 
-    ``pixels`` is float32 (batch size, channels, size, size), always of full size, so that a
-    patch gives the same numbers whatever it is computed with; slots from ``used`` on are zero.
+    ``pixels`` is float32 (batch size, channels, size, size); slots from ``used`` on are zero.
+    There are always all of them, since a patch may give other numbers in a smaller batch.
     """
 
     pixels: NDArray[np.float32]

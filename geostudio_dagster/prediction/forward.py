@@ -60,14 +60,21 @@ class ForwardPlan:
         return "bfloat16" if self.bfloat16 else "float32"
 
 
-def plan_forward(options: PredictOptions, model: Model) -> ForwardPlan:
-    """Choose batch size, precision, workers and threads for ``model`` on this machine."""
+def plan_forward(options: PredictOptions, model: Model, most: int = _GPU_BATCH) -> ForwardPlan:
+    """Choose batch size, precision, workers and threads for ``model`` on this machine.
+
+    Args:
+        options: what the caller chose. model: the loaded model.
+        most: patches that the whole scene has; of the scene, not of a window of it, so that a
+            patch is computed in the same way for both.
+    """
     gpu = model.device.startswith("cuda")
     cores = usable_cores()
     workers = options.workers or model.concurrency or (_GPU_WORKERS if gpu else usual_workers())
     bfloat16 = options.precision == "auto" and model.autocasts and has_bfloat16(model.device)
     on_cpu = _CPU_BATCH_OF_ATTENTION if model.attends else _CPU_BATCH
-    batch = _GPU_BATCH if gpu else on_cpu["bfloat16" if bfloat16 else "float32"]
+    on_gpu = min(_GPU_BATCH, most)
+    batch = on_gpu if gpu else on_cpu["bfloat16" if bfloat16 else "float32"]
     return ForwardPlan(
         device=model.device,
         bfloat16=bfloat16,
@@ -153,9 +160,10 @@ class ForwardPass:
         torch.set_float32_matmul_precision("highest")
 
     def over(self, batches: Iterable[Batch]) -> Generator[tuple[Batch, Tensor | None]]:
-        """Each batch with its output, float32 (batch size, channels, size, size).
+        """Each batch with its output, float32 (patches, channels, size, size).
 
-        The output is None for a batch without patches. A batch may be filled anew once it has
+        Those are the batch's, and perhaps empty ones behind them. The output is None for a batch
+        without patches. A batch may be filled anew once it has
         come out.
         """
         workers = ThreadPoolExecutor(
@@ -197,7 +205,7 @@ class ForwardPass:
         if not batch.used:
             return None
         with self._turn(), self._clock.computing("forward"), self._computing():
-            output = self._within_memory(torch.from_numpy(batch.pixels))
+            output = self._within_memory(self._patches(batch))
             if self._copies:
                 # Until here the batch's memory may still be read, and its time is not over.
                 self._copies.wait()
@@ -223,6 +231,12 @@ class ForwardPass:
         autocast = torch.autocast(kind, dtype=torch.bfloat16) if bfloat16 else nullcontext()
         with torch.inference_mode(), autocast:
             yield
+
+    def _patches(self, batch: Batch) -> Tensor:
+        """The batch's patches; also the empty ones behind them if the model wants whole batches."""
+        pixels = torch.from_numpy(batch.pixels)
+        whole = batch.used == len(pixels) or not self._model.takes_fewer()
+        return pixels if whole else pixels[: batch.used]
 
     def _within_memory(self, pixels: Tensor) -> Tensor:
         """The output, of parts that fit; where memory runs out, from then on of halves."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, fx, nn
 
-from geostudio_dagster.cores import computing_with
+from geostudio_dagster.cores import computing_with, instruction_sets
 from geostudio_dagster.models.contract import InputSpec
 from geostudio_dagster.models.conversion import graph_of
 from geostudio_dagster.models.graph import Graph, built, lower
@@ -74,7 +75,7 @@ def plain_and_packed(graph: Graph, low: bool) -> tuple[fx.GraphModule, fx.GraphM
         lower(plain, torch.bfloat16)
         lower(packed, torch.bfloat16)
     shapes = convolved_shapes(built(graph, "cpu"), noise(1))
-    return plain, packed, pack_weights(packed, shapes, Batches(2, 1))
+    return plain, packed, pack_weights(packed, shapes, Batches(2, 1)).count
 
 
 def noise(count: int, bands: int = BANDS) -> Tensor:
@@ -248,8 +249,49 @@ def test_replaced_weights_go_with_the_last_batch_that_uses_them(
         gc.enable()
 
 
+class Mixing(nn.Module):
+    """What a patch gives depends on those that it is computed with."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x - x.mean(dim=0, keepdim=True)
+
+
+def takes_fewer(graph: Graph, folder: Path, expected: Batches, *, low: bool = False) -> bool:
+    runtime = kept(graph, folder)
+    with runtime.expecting(expected), torch.autocast("cpu", torch.bfloat16, enabled=low):
+        return runtime.takes_fewer()
+
+
+def test_a_patch_may_be_computed_with_fewer_where_that_changes_nothing(tmp_path: Path) -> None:
+    alone, together = traced(nn.ReLU()), traced(nn.Sequential(nn.ReLU(), Mixing()))
+    assert (alone.steady, together.steady) == (PACKABLE, ())
+    assert takes_fewer(alone, tmp_path, Batches(2, 1))
+    assert takes_fewer(alone, tmp_path, Batches(2, 1), low=True) == HAS_BFLOAT16
+    assert not takes_fewer(together, tmp_path, Batches(2, 1))
+
+
+def test_what_was_seen_on_another_processor_is_not_known_here(tmp_path: Path) -> None:
+    graph = dataclasses.replace(traced(nn.ReLU()), seen_on="another")
+    assert graph.steady == PACKABLE
+    assert not takes_fewer(graph, tmp_path, Batches(2, 1))
+
+
+def test_weights_for_two_patches_are_told_from_those_for_one(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    graph = traced(nn.Sequential(nn.Conv2d(BANDS, 256, 3), nn.Conv2d(256, 256, 3)))
+    orders = []
+    for patches in (1, 2):
+        packed = built(graph, "cpu")
+        pack_weights(packed, graph.convolved, Batches(patches, 1))
+        weights = [buffer for buffer in packed.buffers() if buffer.is_mkldnn]
+        assert len(weights) == 2
+        orders.append([torch.ops.mkldnn._get_mkldnn_serialized_md(it).tolist() for it in weights])
+    steady = dataclasses.replace(graph, steady=PACKABLE)
+    assert takes_fewer(steady, tmp_path, Batches(2, 1)) == (orders[0] == orders[1])
+
+
 def test_elsewhere_than_on_a_processor_nothing_is_packed() -> None:
-    assert pack_weights(built(traced(Residual()), "meta"), {}, Batches(2, 1)) == 0
+    assert pack_weights(built(traced(Residual()), "meta"), {}, Batches(2, 1)).count == 0
 
 
 def test_plain_weights_are_kept(tmp_path: Path) -> None:
@@ -261,7 +303,8 @@ def test_plain_weights_are_kept(tmp_path: Path) -> None:
     place.keep(Program(graph))
     with place.path.open("rb") as file:
         found = graph_in(file)
-    assert found.packs == PACKABLE
+    assert (found.packs, found.steady) == (PACKABLE, graph.steady)
+    assert found.seen_on == graph.seen_on == instruction_sets()
     assert all(torch.equal(found.tensors[name], graph.tensors[name]) for name in graph.tensors)
 
 

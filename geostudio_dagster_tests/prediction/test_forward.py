@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -12,13 +13,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from geostudio_dagster.cores import instruction_sets
 from geostudio_dagster.models.contract import InputSpec
-from geostudio_dagster.models.modules import TorchRuntime
+from geostudio_dagster.models.conversion import graph_of
+from geostudio_dagster.models.graph import Graph
+from geostudio_dagster.models.modules import ProgramRuntime, TorchRuntime
+from geostudio_dagster.models.programs import Program, ProgramFile
 from geostudio_dagster.models.runtime import Model
 from geostudio_dagster.prediction import PredictOptions
 from geostudio_dagster.prediction.batches import Batch
 from geostudio_dagster.prediction.calibration import calibrated
-from geostudio_dagster.prediction.forward import ForwardPass, ForwardPlan
+from geostudio_dagster.prediction.forward import ForwardPass, ForwardPlan, plan_forward
 from geostudio_dagster.prediction.report import StageClock
 
 PLAN = ForwardPlan("cpu", bfloat16=False, batch_size=8, workers=1, threads=1)
@@ -86,6 +91,45 @@ def test_a_batch_that_only_fits_by_halves_is_not_chosen(tmp_path: Path) -> None:
     measured = {item["batch_size"]: item for item in json.loads(kept.read_text())["measured"]}
     assert measured[8]["ms_per_patch"] is None
     assert measured[4]["ms_per_patch"] > 0
+
+
+class Recording(ProgramRuntime):
+    """Knows how many patches it was asked for at a time."""
+
+    def __init__(self, graph: Graph, folder: Path) -> None:
+        place = ProgramFile(folder / "kept.pt", "key")
+        place.keep(Program(graph))
+        super().__init__(graph, "cpu", place.path.open("rb"))
+        self.asked: list[int] = []
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        self.asked.append(len(pixels))
+        return super().forward(pixels)
+
+
+@pytest.mark.parametrize("seen_on", [instruction_sets(), "another processor"])
+def test_places_without_a_patch_are_computed_only_where_numbers_may_depend_on_them(
+    tmp_path: Path, seen_on: str
+) -> None:
+    network, spec = nn.ReLU(), InputSpec(1, 4, (("", 1),))
+    graph = dataclasses.replace(graph_of(network, network, spec, "cpu"), seen_on=seen_on)
+    runtime = Recording(graph, tmp_path)
+    parts = list(batches(2))
+    parts[1].used = 3
+    parts[1].pixels[3:] = 0
+    computed = ForwardPass(Model(runtime), PLAN, StageClock("forward")).over(parts)
+    outputs = [output[: batch.used] for batch, output in computed if output is not None]
+    assert torch.cat(outputs)[:, 0, 0, 0].tolist() == list(range(11))
+    assert runtime.asked == [8, 3 if seen_on == instruction_sets() else 8]
+
+
+def test_a_gpu_gets_no_larger_batches_than_the_scene_has_patches() -> None:
+    runtime = TorchRuntime(nn.ReLU(), InputSpec(1, 4, (("", 1),)), "cuda:0")
+    exact = PredictOptions(precision="exact")
+    sizes = [plan_forward(exact, Model(runtime), most).batch_size for most in (1, 25, 1000)]
+    assert sizes == [1, 25, 32]
+    only = dataclasses.replace(runtime, batch_size=8)
+    assert plan_forward(exact, Model(only), 1).batch_size == 8
 
 
 def test_a_moment_in_which_two_workers_compute_is_busy_once(
