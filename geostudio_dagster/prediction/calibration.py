@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from geostudio_dagster.cores import usable_cores
+from geostudio_dagster.cores import instruction_sets, usable_cores
 from geostudio_dagster.models.memory import is_out_of_memory
 from geostudio_dagster.models.runtime import Model
 from geostudio_dagster.prediction.batches import Batch
@@ -229,7 +229,7 @@ def _key(
         "engine": model.engine,
         "dtype": rule.dtype,
         "device": device,
-        "processor": _processor(),
+        "processor": f"{_processor()}, {instruction_sets()}",  # machines may hide its number
         "cores": usable_cores(),
         "torch": torch.__version__,
         "given": [options.batch_size, options.workers, options.threads],
