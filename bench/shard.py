@@ -7,6 +7,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from geostudio_dagster.importing import importing
 from geostudio_dagster.models.bundle import load_bundle
 from geostudio_dagster.prediction import PredictOptions, predict
 from geostudio_dagster.prediction.report import peak_rss
@@ -29,8 +30,9 @@ def predict_all(
     loaded_bundle = load_bundle(bundle)
     options = PredictOptions(precision=precision, programs=programs)
     with tempfile.TemporaryDirectory(dir=target) as scratch:
-        from geostudio_dagster.models.cache import loaded
-        from geostudio_dagster.prediction.forward import choose_device
+        with importing("torch"):  # as predictions do
+            from geostudio_dagster.models.cache import loaded
+            from geostudio_dagster.prediction.forward import choose_device
 
         model = loaded(loaded_bundle, choose_device(options), programs=programs)
         before = peak_rss()

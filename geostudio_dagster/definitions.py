@@ -4,28 +4,35 @@ from __future__ import annotations
 
 import dagster as dg
 
-from geostudio_dagster.defs.housekeeping import housekeeping_job, housekeeping_schedule
-from geostudio_dagster.defs.jobs import publish_job, shard_job
-from geostudio_dagster.defs.onboarding import onboard_bundle_job, onboarder
-from geostudio_dagster.defs.processor_registration import register_processor_job
-from geostudio_dagster.defs.processor_watcher import processor_watcher
-from geostudio_dagster.defs.request_assets import geoserver_layers, plan_request_job, request_plan
-from geostudio_dagster.defs.resources import InstallationResource
-from geostudio_dagster.defs.sensors import (
-    inbox_sensor,
-    reconciler,
-    request_planner,
-    shard_dispatcher,
-)
-from geostudio_dagster.defs.shard_assets import (
-    postprocessed,
-    predictions_asset,
-    processor_outputs,
-    shard_settled,
-    tiles,
-)
-from geostudio_dagster.defs.webhooks import webhook_deliveries
-from geostudio_dagster.settings import Settings
+from geostudio_dagster.importing import importing
+
+with importing("geostudio_dagster.defs"):
+    from geostudio_dagster.defs.housekeeping import housekeeping_job, housekeeping_schedule
+    from geostudio_dagster.defs.jobs import publish_job, shard_job
+    from geostudio_dagster.defs.onboarding import onboard_bundle_job, onboarder
+    from geostudio_dagster.defs.processor_registration import register_processor_job
+    from geostudio_dagster.defs.processor_watcher import processor_watcher
+    from geostudio_dagster.defs.request_assets import (
+        geoserver_layers,
+        plan_request_job,
+        request_plan,
+    )
+    from geostudio_dagster.defs.resources import InstallationResource
+    from geostudio_dagster.defs.sensors import (
+        inbox_sensor,
+        reconciler,
+        request_planner,
+        shard_dispatcher,
+    )
+    from geostudio_dagster.defs.shard_assets import (
+        postprocessed,
+        predictions_asset,
+        processor_outputs,
+        shard_settled,
+        tiles,
+    )
+    from geostudio_dagster.defs.webhooks import webhook_deliveries
+    from geostudio_dagster.settings import Settings
 
 
 def _executor(settings: Settings) -> dg.ExecutorDefinition:

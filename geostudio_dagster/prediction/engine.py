@@ -17,6 +17,7 @@ import rasterio
 
 from geostudio_dagster.cores import usable_cores
 from geostudio_dagster.errors import TaskError
+from geostudio_dagster.importing import importing
 from geostudio_dagster.models.bundle import Bundle, with_patch
 from geostudio_dagster.models.cache import loaded
 from geostudio_dagster.prediction.options import PredictOptions
@@ -118,7 +119,8 @@ def _prepare(
 ) -> Stream:
     """Load the model and choose how to go about the work; no pixel has been read yet."""
     # Only now: importing torch costs a second, which a scene that can't be read needn't pay.
-    from geostudio_dagster.prediction.forward import choose_device
+    with importing("torch"):
+        from geostudio_dagster.prediction.forward import choose_device
 
     grid = _patch_grid(scene, bundle, options)
     with clock.measure("model"):
