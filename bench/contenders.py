@@ -38,9 +38,12 @@ class Ours:
         return report.as_dict() | {"output": str(target)}
 
     def prepare_forward(self):
-        """Keep all patches in memory, normalised, as the engine's reader makes them."""
+        """Keep all patches in memory, normalised, as the engine's model sees them."""
+        import torch
+
         from geostudio_dagster.prediction.batches import BatchReader
         from geostudio_dagster.prediction.forward import host_memory
+        from geostudio_dagster.prediction.normalising import Normalisation
         from geostudio_dagster.prediction.panels import panels
         from geostudio_dagster.prediction.report import StageClock
         from geostudio_dagster.raster.patches import PatchGrid
@@ -56,18 +59,19 @@ class Ours:
                 core,
                 panels(grid, core, core.width),
                 batch_size=1,
-                fill=0.0,
-                clock=StageClock("read", "normalise"),
+                clock=StageClock("read"),
                 room=np.empty,
             )
+            normalise = Normalisation(scene.channels, 0.0)
             # Some more patches of zeros, so that the last batch is a full one, too.
             shape = len(scene.channels), patch.size, patch.size
-            self._pool = host_memory(self._device)((grid.count(core) + 64, *shape))
+            room = host_memory(self._device)
+            self._pool = room((grid.count(core) + 64, *shape), np.dtype(np.float32))
             self._pool[-64:] = 0
             self._count = 0
             for batch in reader.batches():
                 if batch.used:
-                    self._pool[self._count] = batch.pixels[0]
+                    self._pool[self._count] = normalise(torch.from_numpy(batch.pixels), None)[0]
                     self._count += 1
                 reader.recycle(batch)
         return {"patches": self._count}

@@ -1,4 +1,4 @@
-"""Reading side of the engine: from a scene to normalised batches, in patch order.
+"""Reading side of the engine: from a scene to batches of raw pixels, in patch order.
 
 This runs in a thread of its own, a few batches ahead of the forward pass.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,13 +48,16 @@ class Patch:
 class Batch:
     """Patches that go through the model together, and the panels and rows that start in between.
 
-    ``pixels`` is float32 (batch size, channels, size, size); slots from ``used`` on are zero.
-    There are always all of them, since a patch may give other numbers in a smaller batch.
+    ``pixels`` is (batch size, channels, size, size), as in the scene; slots from ``used`` on are
+    zero. There are always all of them, since a patch may give other numbers in a smaller batch.
+    ``valid`` is bool (batch size, size, size); it counts where there are ``gaps``.
     """
 
-    pixels: NDArray[np.float32]
+    pixels: NDArray[Any]
+    valid: NDArray[np.bool_] | None = None
     events: list[Panel | RowStart | Patch] = field(default_factory=list)
     used: int = 0
+    gaps: bool = False
 
     @property
     def full(self) -> bool:
@@ -61,11 +65,17 @@ class Batch:
         rows = len(self.events) - self.used
         return self.used == len(self.pixels) or rows >= _MOST_ROWS_PER_BATCH
 
+    def clear_rest(self) -> None:
+        """Make zeros, and valid ones, of what an earlier batch left in the unused slots."""
+        self.pixels[self.used :] = 0
+        if self.valid is not None:
+            self.valid[self.used :] = True
+
 
 class BatchReader:
     """Batches of the patches that contribute to ``core``, panel by panel, in row-major order.
 
-    ``room`` makes float32 memory of a shape; what it holds doesn't matter.
+    ``room`` makes memory of a shape and type; what it holds doesn't matter.
     """
 
     def __init__(
@@ -76,19 +86,17 @@ class BatchReader:
         panels: Sequence[Panel],
         *,
         batch_size: int,
-        fill: float,
         clock: StageClock,
-        room: Callable[[tuple[int, ...]], NDArray[np.float32]],
+        room: Callable[[tuple[int, ...], np.dtype[Any]], NDArray[Any]],
     ) -> None:
         self._scene = scene
         self._grid = grid
         self._core = core
         self._panels = panels
         self._batch_size = batch_size
-        self._fill = np.float32(fill)
         self._clock = clock
         self._room = room
-        self._spare: deque[NDArray[np.float32]] = deque()
+        self._spare: deque[tuple[NDArray[Any], NDArray[np.bool_] | None]] = deque()
         self.skipped = 0
 
     def recycle(self, batch: Batch) -> None:
@@ -96,7 +104,7 @@ class BatchReader:
 
         Fresh memory for each batch would cost more than filling it.
         """
-        self._spare.append(batch.pixels)
+        self._spare.append((batch.pixels, batch.valid))
 
     def batches(self) -> Iterator[Batch]:
         """Read each panel once, downwards. Batches run across the ends of rows and panels."""
@@ -109,11 +117,11 @@ class BatchReader:
                 for col in panel.cols:
                     self._put(batch, strip, start.row, col)
                     if batch.full:
-                        batch.pixels[batch.used :] = 0
+                        batch.clear_rest()
                         yield batch
                         batch = self._empty()
         if batch.events:
-            batch.pixels[batch.used :] = 0
+            batch.clear_rest()
             yield batch
 
     def _strip(self, panel: Panel) -> SceneStrip:
@@ -138,26 +146,23 @@ class BatchReader:
 
     def _empty(self) -> Batch:
         if self._spare:
-            return Batch(self._spare.popleft())
-        shape = (self._batch_size, len(self._scene.channels), self._grid.size, self._grid.size)
-        return Batch(self._room(shape))
+            return Batch(*self._spare.popleft())
+        count, size = self._batch_size, self._grid.size
+        pixels = self._room((count, len(self._scene.channels), size, size), self._scene.dtype)
+        return Batch(pixels, self._room((count, size, size), np.dtype(np.bool_)))
 
     def _put(self, batch: Batch, strip: SceneStrip, row: int, col: int) -> None:
-        """Cut and normalise one patch into the batch, unless it has nothing to say."""
-        with self._clock.measure("normalise"):
+        """Cut one patch into the batch, unless it has nothing to say."""
+        with self._clock.measure("read"):
             grid = self._grid
             raw, valid = strip.patch(grid.rows.starts[row], grid.cols.starts[col])
             if not self._matters(valid, row, col):
                 self.skipped += 1
                 return
-            planes = batch.pixels[batch.used]
-            for channel, source, plane in zip(self._scene.channels, raw, planes, strict=True):
-                # A plane of a patch stays in cache between the passes.
-                plane[...] = source
-                np.subtract(plane, np.float32(channel.centre), out=plane)
-                np.multiply(plane, np.float32(channel.gain), out=plane)
-            if not valid.all():
-                planes[:, ~valid] = self._fill
+            batch.pixels[batch.used] = raw
+            assert batch.valid is not None  # noqa: S101 - see _empty
+            batch.valid[batch.used] = valid
+            batch.gaps = batch.gaps or not valid.all()
         batch.events.append(Patch(row, col))
         batch.used += 1
 

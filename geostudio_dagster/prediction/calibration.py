@@ -190,7 +190,10 @@ def _memory_left(device: str) -> int:
 def _timed(model: Model, plan: ForwardPlan, shape: tuple[int, int, int], count: int) -> float:
     """Seconds for ``count`` batches; infinity where memory does not do for one as a whole."""
     room = host_memory(plan.device)
-    pixels = [room((plan.batch_size, *shape)) for _ in range(min(count, plan.workers + 1))]
+    pixels = [
+        room((plan.batch_size, *shape), np.dtype(np.float32))
+        for _ in range(min(count, plan.workers + 1))
+    ]
     for number, item in enumerate(pixels):
         item[...] = np.random.default_rng(number).standard_normal(item.shape, dtype=np.float32)
 

@@ -1,7 +1,7 @@
 """From a scene to a prediction, in constant memory: read, normalise, forward pass, blend, write.
 
-A reading thread makes batches a little ahead; this thread (or its workers) runs the model and
-blends; finished rows go to a scratch file, which becomes a COG at the end. Wide scenes are
+A reading thread makes batches a little ahead; workers normalise them and run the model; this
+thread blends; finished rows go to a scratch file, which becomes a COG at the end. Wide scenes are
 worked in panels, each of which has some columns of the scene's one patch grid.
 """
 

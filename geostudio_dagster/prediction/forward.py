@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,6 +24,7 @@ from geostudio_dagster.models.memory import is_out_of_memory
 from geostudio_dagster.models.packing import Batches
 from geostudio_dagster.models.runtime import Model
 from geostudio_dagster.prediction.batches import Batch
+from geostudio_dagster.prediction.normalising import Normalisation
 from geostudio_dagster.prediction.options import PredictOptions
 from geostudio_dagster.prediction.report import StageClock
 from geostudio_dagster.prediction.turns import Place
@@ -124,12 +126,13 @@ def has_bfloat16(device: str) -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
-def host_memory(device: str) -> Callable[[tuple[int, ...]], NDArray[np.float32]]:
+def host_memory(device: str) -> Callable[[tuple[int, ...], np.dtype[Any]], NDArray[Any]]:
     """What makes room for a batch: for a GPU page-locked memory, which it copies from by itself."""
     pinned = device.startswith("cuda")
 
-    def room(shape: tuple[int, ...]) -> NDArray[np.float32]:
-        return torch.empty(shape, dtype=torch.float32, pin_memory=pinned).numpy()
+    def room(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+        kind = torch.from_numpy(np.empty(0, dtype)).dtype
+        return torch.empty(shape, dtype=kind, pin_memory=pinned).numpy()
 
     return room
 
@@ -137,18 +140,26 @@ def host_memory(device: str) -> Callable[[tuple[int, ...]], NDArray[np.float32]]
 class ForwardPass:
     """Runs a model over batches, one or several at a time; outputs come in the batches' order.
 
+    ``normalise`` makes what the model sees of their pixels; None where they are that already.
     ``fits`` is how many patches go through the model at once: the plan's, halved whenever memory
     runs out. ``coming`` says what its batches are like. ``place`` is the prediction's among those
     that want the device as well; None where no other computes meanwhile.
     """
 
     def __init__(
-        self, model: Model, plan: ForwardPlan, clock: StageClock, place: Place | None = None
+        self,
+        model: Model,
+        plan: ForwardPlan,
+        clock: StageClock,
+        *,
+        place: Place | None = None,
+        normalise: Normalisation | None = None,
     ) -> None:
         self._model = model
         self._plan = plan
         self._clock = clock
         self._place = place
+        self._normalise = normalise
         self._over = threading.Event()
         self.fits = plan.batch_size
         self.coming = Batches(plan.batch_size, plan.threads)
@@ -204,11 +215,12 @@ class ForwardPass:
     def _run(self, batch: Batch) -> Tensor | None:
         if not batch.used:
             return None
-        with self._turn(), self._clock.computing("forward"), self._computing():
-            output = self._within_memory(self._patches(batch))
+        with self._turn(), self._computing():
+            output = self._within_memory(*self._patches(batch))
             if self._copies:
                 # Until here the batch's memory may still be read, and its time is not over.
-                self._copies.wait()
+                with self._clock.computing("forward"):
+                    self._copies.wait()
             return output
 
     @contextmanager
@@ -232,19 +244,25 @@ class ForwardPass:
         with torch.inference_mode(), autocast:
             yield
 
-    def _patches(self, batch: Batch) -> Tensor:
-        """The batch's patches; also the empty ones behind them if the model wants whole batches."""
-        pixels = torch.from_numpy(batch.pixels)
-        whole = batch.used == len(pixels) or not self._model.takes_fewer()
-        return pixels if whole else pixels[: batch.used]
+    def _patches(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
+        """Pixels of the batch's patches, and which are valid unless all are.
 
-    def _within_memory(self, pixels: Tensor) -> Tensor:
+        Also the empty ones behind them if the model wants whole batches.
+        """
+        whole = batch.used == len(batch.pixels) or not self._model.takes_fewer()
+        count = len(batch.pixels) if whole else batch.used
+        valid = batch.valid if batch.gaps else None
+        pixels = torch.from_numpy(batch.pixels[:count])
+        return pixels, None if valid is None else torch.from_numpy(valid[:count])
+
+    def _within_memory(self, pixels: Tensor, valid: Tensor | None) -> Tensor:
         """The output, of parts that fit; where memory runs out, from then on of halves."""
         parts: list[Tensor] = []
         done = 0
         while done < len(pixels):
             size = min(self.fits, len(pixels) - done)
-            output = self._attempt(pixels[done : done + size])
+            part = slice(done, done + size)
+            output = self._attempt(pixels[part], None if valid is None else valid[part])
             if output is None:
                 # Not before the attempt has returned: until then its layers hold their memory.
                 self.fits = size // 2
@@ -255,19 +273,32 @@ class ForwardPass:
             done += size
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    def _attempt(self, pixels: Tensor) -> Tensor | None:
+    def _attempt(self, pixels: Tensor, valid: Tensor | None) -> Tensor | None:
         """The output, or None where memory runs out but might do for half of the patches."""
         try:
             if self._copies is None:
-                return self._model(pixels)
-            copy, copied = self._copies.there(pixels)
-            with _launching(self._plan.device):
-                self._copies.arrive(copy, copied)
-                return self._model(copy)
+                seen = self._seen(pixels, valid)
+                with self._clock.computing("forward"):
+                    return self._model(seen)
+            with self._clock.computing("forward"):
+                there, copied = self._copies.there(pixels, valid)
+                with _launching(self._plan.device):
+                    self._copies.arrive(there, copied)
+                    return self._model(self._seen(*there))
         except Exception as error:
             if len(pixels) == 1 or self._model.batch_size or not is_out_of_memory(error):
                 raise
             return None
+
+    def _seen(self, pixels: Tensor, valid: Tensor | None) -> Tensor:
+        """What the model sees of pixels that are where it computes."""
+        if self._normalise is None:
+            return pixels
+        began = time.perf_counter()
+        with self._clock.computing("normalise"):
+            seen = self._normalise(pixels, valid)
+        self._clock.add("normalise", time.perf_counter() - began)
+        return seen
 
 
 class _Copies:
@@ -277,19 +308,26 @@ class _Copies:
         self._device = device
         self._stream = _stream_of(device, "copies")
 
-    def there(self, pixels: Tensor) -> tuple[Tensor, torch.cuda.Event]:
-        """The pixels on the GPU, and what happens once they have arrived."""
+    def there(
+        self, pixels: Tensor, valid: Tensor | None
+    ) -> tuple[tuple[Tensor, Tensor | None], torch.cuda.Event]:
+        """Both on the GPU, and what happens once they have arrived."""
         copied = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch has no types for it
         with torch.cuda.stream(self._stream):
-            copy = pixels.to(self._device, non_blocking=True)
+            copies = (
+                pixels.to(self._device, non_blocking=True),
+                None if valid is None else valid.to(self._device, non_blocking=True),
+            )
             copied.record()
-        return copy, copied
+        return copies, copied
 
-    def arrive(self, copy: Tensor, copied: torch.cuda.Event) -> None:
+    def arrive(self, copies: Iterable[Tensor | None], copied: torch.cuda.Event) -> None:
         """Let what is asked of the GPU from now on begin no sooner."""
         computing = torch.cuda.current_stream(self._device)
         computing.wait_event(copied)
-        copy.record_stream(computing)  # its memory is not free before that
+        for copy in copies:
+            if copy is not None:
+                copy.record_stream(computing)  # its memory is not free before that
 
     def wait(self) -> None:
         """Until all that this thread asked for is computed; other threads' work may queue up."""

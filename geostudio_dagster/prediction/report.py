@@ -27,9 +27,9 @@ class Span(NamedTuple):
 class StageClock:
     """Seconds by stage. Stages overlap in time (threads), so they need not add up to the total.
 
-    Each measured stage belongs to one thread, so it is not locked. ``busy`` are the seconds in
-    which at least one worker computed, ``queued`` those in which none did, but one waited for
-    other predictions. ``spans`` are kept only where a timeline is to be drawn, else None.
+    Threads may share it. ``busy`` are the seconds in which at least one worker computed,
+    ``queued`` those in which none did, but one waited for other predictions. ``spans`` are kept
+    only where a timeline is to be drawn, else None.
     """
 
     def __init__(self, *stages: str, profiling: bool = False) -> None:
@@ -56,7 +56,10 @@ class StageClock:
 
     @contextmanager
     def computing(self, stage: str) -> Iterator[None]:
-        """A worker computes in the body, maybe beside others: it adds to ``busy`` and the spans."""
+        """A worker computes in the body, maybe beside others: it adds to ``busy`` and the spans.
+
+        Not to the stage's seconds, which are one thread's.
+        """
         began = time.perf_counter()
         self._count(computing=1)
         try:
@@ -92,7 +95,8 @@ class StageClock:
 
     def add(self, stage: str, seconds: float) -> None:
         """Add a duration to ``stage``."""
-        self.seconds[stage] += seconds
+        with self._lock:
+            self.seconds[stage] += seconds
 
     def total(self) -> float:
         """Seconds since the clock was made."""

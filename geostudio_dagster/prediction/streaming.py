@@ -113,6 +113,7 @@ class Stream:
     ) -> None:
         from geostudio_dagster.prediction.blend import Blender
         from geostudio_dagster.prediction.forward import ForwardPass, host_memory
+        from geostudio_dagster.prediction.normalising import Normalisation
 
         reader = BatchReader(
             self._scene,
@@ -120,13 +121,18 @@ class Stream:
             self._core,
             panels(self._grid, self._core, self._widest()),
             batch_size=self._plan.batch_size,
-            fill=self._bundle.manifest.fill,
             clock=self._clock,
             room=host_memory(self._plan.device),
         )
         channels, device = self._model.channels, self._model.device
         blender = Blender(self._grid, self._core, sink, seam, channels=channels, device=device)
-        forward = ForwardPass(self._model, self._plan, self._clock, self._place)
+        forward = ForwardPass(
+            self._model,
+            self._plan,
+            self._clock,
+            place=self._place,
+            normalise=Normalisation(self._scene.channels, self._bundle.manifest.fill),
+        )
         with (
             read_ahead(reader.batches(), self._clock) as batches,
             closing(forward.over(_until(cancelled, batches))) as computed,

@@ -17,8 +17,8 @@ SUFFIXES = (".svg", ".html")
 
 # Okabe and Ito's colours, told apart with any kind of colour vision; pale is waiting.
 _LOOKS = {
-    "read": ("#0072b2", "read and decode"),
-    "normalise": ("#56b4e9", "cut and normalise"),
+    "read": ("#0072b2", "read, decode and cut"),
+    "normalise": ("#56b4e9", "normalise"),
     "forward": ("#009e73", "forward pass"),
     "blend": ("#e69f00", "blend"),
     "write": ("#d55e00", "classes and write"),

@@ -24,7 +24,9 @@ from geostudio_dagster.prediction import PredictOptions
 from geostudio_dagster.prediction.batches import Batch
 from geostudio_dagster.prediction.calibration import calibrated
 from geostudio_dagster.prediction.forward import ForwardPass, ForwardPlan, plan_forward
+from geostudio_dagster.prediction.normalising import Normalisation
 from geostudio_dagster.prediction.report import StageClock
+from geostudio_dagster.raster.scene import Channel
 
 PLAN = ForwardPlan("cpu", bfloat16=False, batch_size=8, workers=1, threads=1)
 
@@ -64,6 +66,22 @@ def test_batches_are_halved_once_and_stay_so() -> None:
     assert network.asked == [8, 4, *[2] * 12]
     together = torch.cat([output for output in outputs if output is not None])
     assert together[:, 0, 0, 0].tolist() == [2.0 * n for n in range(24)]
+
+
+def test_halves_have_their_own_gaps() -> None:
+    pixels = np.arange(8, dtype=np.uint16)[:, None, None, None] * np.ones((1, 4, 4), np.uint16)
+    valid = np.ones((8, 4, 4), np.bool_)
+    valid[5, 0, 0] = False
+    batch = Batch(pixels, valid, used=8, gaps=True)
+    normalise = Normalisation([Channel(0, 1, None, centre=1.0, gain=3.0)], fill=-7.0)
+    network, clock = Narrow(room=3), StageClock("forward", "normalise")
+    passing = ForwardPass(model(network), PLAN, clock, normalise=normalise)
+    [(_, output)] = passing.over([batch])
+    assert network.asked == [8, 4, 2, 2, 2, 2]
+    assert output is not None
+    assert output[:, 0, 1, 1].tolist() == [6.0 * (n - 1) for n in range(8)]
+    assert output[:, 0, 0, 0].tolist() == [6.0 * (n - 1) if n != 5 else -14.0 for n in range(8)]
+    assert clock.seconds["normalise"] > 0
 
 
 @pytest.mark.parametrize(("room", "only"), [(0, None), (4, 8)])

@@ -33,7 +33,7 @@ def test_the_timeline_shows_every_thread_and_stage(
     assert result.exit_code == 0, result.output
     root = ElementTree.fromstring(picture.read_bytes())
     words = " ".join(item.text or "" for item in root.iter(f"{SVG}text"))
-    for stage in ("read and decode", "cut and normalise", "forward pass", "blend", "make the COG"):
+    for stage in ("read, decode and cut", "normalise", "forward pass", "blend", "make the COG"):
         assert f"{stage}: " in words
     for thread in ("reader", "worker 1", "main: blend, write"):
         assert thread in words
