@@ -160,6 +160,7 @@ class ForwardPass:
         self._clock = clock
         self._place = place
         self._normalise = normalise
+        self._own = threading.local()  # of each worker
         self._over = threading.Event()
         self.fits = plan.batch_size
         self.coming = Batches(plan.batch_size, plan.threads)
@@ -279,7 +280,8 @@ class ForwardPass:
             if self._copies is None:
                 seen = self._seen(pixels, valid)
                 with self._clock.computing("forward"):
-                    return self._model(seen)
+                    output = self._model(seen)
+                return output.clone() if _share_memory(output, seen) else output
             with self._clock.computing("forward"):
                 there, copied = self._copies.there(pixels, valid)
                 with _launching(self._plan.device):
@@ -296,9 +298,25 @@ class ForwardPass:
             return pixels
         began = time.perf_counter()
         with self._clock.computing("normalise"):
-            seen = self._normalise(pixels, valid)
+            seen = self._normalise(pixels, valid, self._room(pixels))
         self._clock.add("normalise", time.perf_counter() - began)
         return seen
+
+    def _room(self, pixels: Tensor) -> Tensor | None:
+        """Where this worker puts what the model sees of them; None for torch to find some.
+
+        On a processor fresh memory each time would take more of it; on a GPU torch keeps some.
+        """
+        if pixels.device.type != "cpu":
+            return None
+        if len(pixels) > len(getattr(self._own, "room", ())):
+            self._own.room = torch.empty(pixels.shape, dtype=torch.float32)
+        room: Tensor = self._own.room
+        return room
+
+
+def _share_memory(one: Tensor, other: Tensor) -> bool:
+    return one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
 
 
 class _Copies:

@@ -24,14 +24,17 @@ class Normalisation:
         pairs = torch.tensor(numbers, dtype=torch.float32).T[:, :, None, None]
         self._pairs = {pairs.device: pairs}  # centres and gains, each (planes, 1, 1), by device
 
-    def __call__(self, raw: Tensor, valid: Tensor | None) -> Tensor:
+    def __call__(self, raw: Tensor, valid: Tensor | None, room: Tensor | None = None) -> Tensor:
         """float32 (N, planes, H, W), on the device of the pixels.
 
         Args:
             raw: (N, planes, H, W), of any real type. valid: bool (N, H, W); None if all are.
+            room: for at least so many patches, which the result may lie in.
         """
         centres, gains = self._on(raw.device)
-        seen = torch.empty(raw.shape, dtype=torch.float32, device=raw.device)
+        if room is None:
+            room = torch.empty(raw.shape, dtype=torch.float32, device=raw.device)
+        seen = room[: len(raw)]
         # A patch stays in a processor's cache between the passes; a GPU does best with all at once.
         parts = zip(seen, raw, strict=True) if raw.device.type == "cpu" else ((seen, raw),)
         for part, pixels in parts:

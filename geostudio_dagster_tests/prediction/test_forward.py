@@ -68,6 +68,15 @@ def test_batches_are_halved_once_and_stay_so() -> None:
     assert together[:, 0, 0, 0].tolist() == [2.0 * n for n in range(24)]
 
 
+def test_an_output_that_is_the_input_lasts() -> None:
+    parts = list(batches(3))
+    normalise = Normalisation([Channel(0, 1, None, centre=0.0, gain=1.0)], fill=0.0)
+    clock = StageClock("forward", "normalise")
+    passing = ForwardPass(model(nn.Identity()), PLAN, clock, normalise=normalise)
+    outputs = [output for _, output in passing.over(parts) if output is not None]
+    assert torch.cat(outputs)[:, 0, 0, 0].tolist() == list(range(24))
+
+
 def test_halves_have_their_own_gaps() -> None:
     pixels = np.arange(8, dtype=np.uint16)[:, None, None, None] * np.ones((1, 4, 4), np.uint16)
     valid = np.ones((8, 4, 4), np.bool_)
