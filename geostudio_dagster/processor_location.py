@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dagster as dg
 
-from geostudio_dagster.defs.processor_component import RegisteredProcessors
+from geostudio_dagster.importing import importing
+
+with importing("geostudio_dagster.defs"):
+    from geostudio_dagster.defs.processor_component import RegisteredProcessors
 
 
 @dg.definitions

@@ -167,7 +167,7 @@ def _compared(forward: Forward, graph: Graph, spec: InputSpec, device: str) -> G
             if not _equal(program, parts, expected):
                 name = str(dtype).removeprefix("torch.")
                 raise UnconvertibleError(f"a program gives other numbers in {name}")
-            if packed is not None and _equal_if_any(packed, parts, expected):
+            if packed is not None and _runs_equally(packed, parts, expected):
                 packs.append(dtype)
         alike = (torch.equal(each, expected[0][: len(each)]) for each in expected[1:])
         if len(sizes) > 1 and all(alike):
@@ -184,7 +184,7 @@ def _compared(forward: Forward, graph: Graph, spec: InputSpec, device: str) -> G
 def _networks(
     graph: Graph, convolved: dict[str, list[int]], device: str, dtype: torch.dtype
 ) -> tuple[nn.Module, nn.Module | None]:
-    """The network of ``graph`` in one arithmetic: plain, and packed if there is anything to pack"""
+    """The network of ``graph`` in one arithmetic: plain, and packed if anything can be."""
     plain, packed = built(graph, device), built(graph, device)
     if dtype is not torch.float32:
         lower(plain, dtype)
@@ -200,7 +200,7 @@ def _equal(network: nn.Module, batches: list[Tensor], expected: list[Tensor]) ->
     return all(map(torch.equal, map(network, batches), expected))
 
 
-def _equal_if_any(network: nn.Module, batches: list[Tensor], expected: list[Tensor]) -> bool:
+def _runs_equally(network: nn.Module, batches: list[Tensor], expected: list[Tensor]) -> bool:
     try:
         return _equal(network, batches, expected)
     except RuntimeError as error:

@@ -66,8 +66,12 @@ class _Watch(fx.Interpreter):
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """What became of a network's weights: how many are packed, and if it is for smaller batches
-    as well: they would have them in the same order."""
+    """What became of a network's weights.
+
+    Attributes:
+        count: of those that are packed.
+        for_smaller: smaller batches would have them in the same order.
+    """
 
     count: int = 0
     for_smaller: bool = True
@@ -100,9 +104,11 @@ def pack_weights(
             plain, shape = module.get_buffer(convolution.weights), shapes[convolution.weights]
             # Of all smaller batches, that of one patch is most likely to want another order. Told
             # before the others are made, so that there is never room taken for both.
-            order = _order(convolution.packed(plain, shape, 1))
+            asks = for_smaller and batches.size > 1
+            order = _order(convolution.packed(plain, shape, 1)) if asks else None
             packed = convolution.packed(plain, shape, batches.size)
-            for_smaller = for_smaller and torch.equal(_order(packed), order)
+            if order is not None:
+                for_smaller = torch.equal(_order(packed), order)
             module.register_buffer(convolution.weights, packed)
             _replace(convolution, graph, plain.dtype)
     if found:

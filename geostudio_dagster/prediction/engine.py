@@ -129,8 +129,8 @@ def _prepare(
         model = loaded(fitting, device, onnx_engine=options.onnx_engine, programs=options.programs)
     precise = replace(options, precision=options.precision or bundle.manifest.precision)
     with clock.measure("calibrate"):
-        patches = grid.count(core), grid.count(scene.core(None))
-        plan = _plan(precise, model, fitting, patches=patches, place=place)
+        patches, most = grid.count(core), grid.count(scene.core(None))
+        plan = _plan(precise, model, fitting, patches=patches, most=most, place=place)
     log.info(
         "model %s by %s on %s, %s, batches of %d, %d x %d threads; %d x %d pixels to predict",
         bundle.manifest.name,
@@ -161,20 +161,21 @@ def _plan(
     model: Model,
     bundle: Bundle,
     *,
-    patches: tuple[int, int],
+    patches: int,
+    most: int,
     place: Place,
 ) -> ForwardPlan:
     """By rule, or as measured where the work is long enough for that to pay.
 
-    ``patches`` are those of the window, and of the whole scene.
+    ``patches`` are those of the window, ``most`` those of the whole scene.
     """
     from geostudio_dagster.prediction import calibration
     from geostudio_dagster.prediction.forward import plan_forward
 
-    plan = plan_forward(options, model, patches[1])
+    plan = plan_forward(options, model, most)
     folder = options.calibrations
     # An endpoint says itself how much it takes at a time; it is not to be tried out.
-    if folder is None or model.concurrency or patches[0] < calibration.LEAST_PATCHES:
+    if folder is None or model.concurrency or patches < calibration.LEAST_PATCHES:
         return plan
     planes, size = bundle.manifest.dates * len(bundle.manifest.bands), bundle.manifest.patch.size
     shape, alone = (planes, size, size), place.alone(plan.device)

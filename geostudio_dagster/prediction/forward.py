@@ -75,8 +75,7 @@ def plan_forward(options: PredictOptions, model: Model, most: int = _GPU_BATCH) 
     workers = options.workers or model.concurrency or (_GPU_WORKERS if gpu else usual_workers())
     bfloat16 = options.precision == "auto" and model.autocasts and has_bfloat16(model.device)
     on_cpu = _CPU_BATCH_OF_ATTENTION if model.attends else _CPU_BATCH
-    on_gpu = min(_GPU_BATCH, most)
-    batch = on_gpu if gpu else on_cpu["bfloat16" if bfloat16 else "float32"]
+    batch = min(_GPU_BATCH, most) if gpu else on_cpu["bfloat16" if bfloat16 else "float32"]
     return ForwardPlan(
         device=model.device,
         bfloat16=bfloat16,
@@ -175,8 +174,7 @@ class ForwardPass:
         """Each batch with its output, float32 (patches, channels, size, size).
 
         Those are the batch's, and perhaps empty ones behind them. The output is None for a batch
-        without patches. A batch may be filled anew once it has
-        come out.
+        without patches. A batch may be filled anew once it has come out.
         """
         workers = ThreadPoolExecutor(
             self._plan.workers, "forward", torch.set_num_threads, (self._plan.threads,)

@@ -112,12 +112,13 @@ class PredictionReport:
         patches: patches that went through the model.
         skipped_patches: patches without a single valid pixel, which did not.
         engine: what computed: torch, onnxruntime, openvino or an endpoint.
-        seconds: wall seconds by stage: total, model, read, normalise, blend, write, cog; stall,
-            the time in which the forward loop waited for pixels; forward, in which it waited
-            for the workers' outputs; room, in which it waited, before it began to read, for other
-            predictions' memory.
+        seconds: wall seconds by stage: total, model, read, blend, write, cog; normalise, of all
+            workers together (on a GPU, of asking it to); stall, the time in which the forward
+            loop waited for pixels; forward, in which it waited for the workers' outputs; room, in
+            which it waited, before it began to read, for other predictions' memory.
         queued: wall seconds of ``forward`` in which the workers waited for other predictions.
-        forward_busy: wall seconds in which at least one worker was in its forward pass.
+        forward_busy: wall seconds in which at least one worker normalised or was in its forward
+            pass.
         stalls: how often it waited; at least once, for the first batch.
         nodata_fraction: share of the window's pixels that are nodata in the output.
         class_counts: pixels by class value; None for a regression.
