@@ -75,6 +75,8 @@ class RemoteFile(os.PathLike[str]):
         self._threads = ThreadPoolExecutor(_AT_ONCE, "ranges")
         self._cache: OrderedDict[int, bytes] = OrderedDict()
         self._last = -1  # the chunk that was fetched last
+        # What the last reading of ranges got: who checks the blocks wants the same bytes again.
+        self._spans: dict[int, memoryview] = {}
         self.size, self._version = 0, ""
         try:
             self._cache[0] = self._patiently(0, _CHUNK)
@@ -111,10 +113,16 @@ class RemoteFile(os.PathLike[str]):
         self._pool.close()
 
     def read_at(self, offset: int, length: int) -> bytes:
-        """Up to ``length`` bytes from ``offset``, through the cache; empty after a failure."""
+        """Up to ``length`` bytes from ``offset``; empty after a failure.
+
+        They come from the ranges that were read last, or through the cache.
+        """
         end = min(offset + length, self.size)
         if offset >= end:
             return b""
+        for begin, span in self._spans.items():
+            if begin <= offset and end <= begin + len(span):
+                return bytes(span[offset - begin : end - begin])
         try:
             numbers = range(offset // _CHUNK, (end - 1) // _CHUNK + 1)
             chunks = b"".join(self._chunk(number) for number in numbers)
@@ -129,14 +137,15 @@ class RemoteFile(os.PathLike[str]):
         wanted = sorted(
             {(at, min(at + size, self.size)) for at, size in zip(offsets, sizes, strict=True)}
         )
+        self._spans = {}  # before others take their place in memory
         try:
-            spans = dict(self._spans(list(_merged(wanted))))
+            self._spans = dict(self._fetched(list(_merged(wanted))))
         except TaskError as error:
             self.failure = self.failure or error
             return [b""] * len(offsets)
-        return [_cut(spans, at, size) for at, size in zip(offsets, sizes, strict=True)]
+        return [_cut(self._spans, at, size) for at, size in zip(offsets, sizes, strict=True)]
 
-    def _spans(self, spans: Sequence[tuple[int, int]]) -> Iterator[tuple[int, memoryview]]:
+    def _fetched(self, spans: Sequence[tuple[int, int]]) -> Iterator[tuple[int, memoryview]]:
         """The bytes of each span (first, one past the last), by its first."""
         pieces = [
             (at, min(at + _PIECE, end)) for begin, end in spans for at in range(begin, end, _PIECE)

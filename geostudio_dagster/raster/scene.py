@@ -23,10 +23,12 @@ from rasterio.windows import Window
 from geostudio_dagster.errors import TaskError
 from geostudio_dagster.models.bundle import Band, BundleManifest
 from geostudio_dagster.raster.bands import choose_bands
+from geostudio_dagster.raster.checksums import Checksums, DamagedBlockError, local_bytes
 from geostudio_dagster.raster.patches import Box
 
-# A file, by its path or as something that brings its own ``opener`` for rasterio, and the error
-# that befell it as ``failure``, such as :class:`connectors.ranges.RemoteFile`.
+# A file, by its path or as something that brings its own ``opener`` for rasterio, its bytes by
+# ``read_at`` and the error that befell it as ``failure``, such as
+# :class:`connectors.ranges.RemoteFile`.
 File = str | os.PathLike[str]
 # One file, or several: one per date, or the files of a scene's bands, or both.
 Source = File | Sequence[File]
@@ -74,6 +76,10 @@ class Scene:
         try:
             with Env(**ONLY_THE_FILE):
                 self._files = [self._open(path, decode_threads) for path in self.paths]
+                self._checksums = [
+                    self._checking(path, file, decode_threads)
+                    for path, file in zip(self.paths, self._files, strict=True)
+                ]
                 self._stamps = [_stamp(path) for path in self.paths]
                 self._check_grids()
                 self.channels = self._choose(manifest)
@@ -137,14 +143,15 @@ class Scene:
         A pixel is valid where every channel of it is: not nodata, finite, not masked.
 
         Raises:
-            TaskError: ``corrupt``, some block can't be decoded.
+            TaskError: ``corrupt``, some block can't be decoded or has another checksum; or
+                ``input_changed``, retryable, and that is why.
         """
         self._read_channels(box, out)
         valid[...] = True
         for number, alpha in self._masks:
             file = self._files[number]
             read = file.read if alpha else file.read_masks
-            with self._naming(number, box) as window:
+            with self._reading(number, [alpha] if alpha else [], box) as window:
                 np.logical_and(valid, read(alpha or 1, window=window), out=valid)
         self._exclude_nodata(out, valid)
 
@@ -166,18 +173,22 @@ class Scene:
         first = 0
         for number, run in groupby(self.channels, key=lambda channel: channel.file):
             bands = [channel.band for channel in run]
-            with self._naming(number, box) as window:
+            with self._reading(number, bands, box) as window:
                 # One call for all bands: a pixel-interleaved block is decoded once.
                 self._files[number].read(bands, window=window, out=out[first : first + len(bands)])
             first += len(bands)
 
     @contextmanager
-    def _naming(self, number: int, box: Box) -> Iterator[Window]:
-        """The box as a window to read; a failure of it is told by file and place."""
+    def _reading(self, number: int, bands: Sequence[int], box: Box) -> Iterator[Window]:
+        """The box as a window to read bands of; what fails is told by file and place."""
+        checksums = self._checksums[number]
         try:
             yield Window(box.col, box.row, box.width, box.height)
-        except (RasterioError, OSError) as error:
+            if checksums is not None:
+                checksums.check(bands, box)
+        except (RasterioError, OSError, DamagedBlockError) as error:
             _raise_own(self.paths[number])
+            self.check_unchanged()
             raise TaskError(
                 "corrupt",
                 f"{Path(self.paths[number]).name} can't be read at columns {box.col} to "
@@ -207,6 +218,14 @@ class Scene:
                 f"{Path(path).name} can't be opened as a GeoTIFF: {str(error).rstrip('.')}.",
             ) from error
         return self._stack.enter_context(file)
+
+    def _checking(self, path: File, file: Any, threads: int) -> Checksums | None:
+        """Checks the file's blocks, where somebody can give their bytes."""
+        if hasattr(path, "read_at"):
+            return Checksums(file, path.read_at)
+        if not Path(path).is_file():
+            return None  # in a bucket, say, where only GDAL can read
+        return Checksums(file, self._stack.enter_context(local_bytes(Path(path))), threads)
 
     def _name(self) -> str:
         return Path(self.paths[0]).name

@@ -72,6 +72,37 @@ def test_a_window_costs_its_own_blocks_and_no_more(
     assert total < 2 * 1024**2 < len(large.content)
 
 
+def test_checking_the_blocks_fetches_nothing_twice(
+    large: SceneServer, fetch: FetchSettings
+) -> None:
+    with RemoteFile(at(large), fetch) as file, Scene(file, MANIFEST) as scene:
+        window(scene, scene.core(None))
+    spans = [headers["range"].removeprefix("bytes=").split("-") for _, headers in large.asked]
+    total = sum(int(last) - int(first) + 1 for first, last in spans)
+    assert total < len(large.content) + 2 * 256 * 1024  # and the header's chunk
+
+
+@pytest.mark.parametrize("box", [Box(0, 0, 1300, 1500), Box(300, 300, 10, 10)])
+def test_a_hole_in_a_remote_block_is_told(
+    large: SceneServer, fetch: FetchSettings, tmp_path: Path, box: Box
+) -> None:
+    pixels = 3000 + np.cumsum(np.random.default_rng(1).integers(-20, 21, PIXELS.shape), axis=2)
+    path = tmp_path / "h.tif"
+    write_raster(path, pixels.astype(np.uint16), block=256, predictor=2, interleave="pixel")
+    with rasterio.open(path) as file:
+        offset = int(file.get_tag_item("BLOCK_OFFSET_1_1", "TIFF", bidx=1))
+    content = bytearray(path.read_bytes())
+    content[offset + 9000 : offset + 20_000] = bytes(11_000)
+    large.content = bytes(content)
+    with (
+        RemoteFile(at(large), fetch) as remote,
+        Scene(remote, MANIFEST) as scene,
+        pytest.raises(TaskError, match="at column 256, row 256 is damaged") as caught,
+    ):
+        window(scene, box)
+    assert caught.value.code == "corrupt"
+
+
 def test_reading_on_and_on_takes_few_requests(large: SceneServer, fetch: FetchSettings) -> None:
     with RemoteFile(at(large), fetch) as file:
         found = b"".join(file.read_at(offset, 10_000) for offset in range(0, file.size, 10_000))

@@ -1,0 +1,134 @@
+"""Checksums of deflate blocks: a file with a hole in it must not become a map.
+
+Every deflate stream ends with a checksum, but libtiff looks at it only where the stream yields
+exactly the bytes of its block; it takes one that yields more, since some writers pad their last
+strip. A hole of zeros in a block, as a broken copy or download leaves it, yields more nearly
+always: GDAL returned its pixels without an error in 95 to 100 of 100 cases, and those behind one
+flipped bit in 10 of 100. So each block that is read is inflated once more, at some 800 MB/s.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from isal.igzip_lib import DECOMP_ZLIB, IgzipDecompressor, IsalError
+from rasterio.enums import Compression, Interleaving
+
+from geostudio_dagster.raster.patches import Box
+
+ReadAt = Callable[[int, int], bytes]
+
+_PIECE = 256 * 1024  # bytes at a time, of either side: they stay in the cache of the processor
+# A stream may yield more than its block (see above), but not without end.
+_MOST_BLOCKS = 2
+
+
+class DamagedBlockError(Exception):
+    """A block's bytes are not those that its checksum was made of."""
+
+
+class _Block(NamedTuple):
+    row: int
+    col: int
+    offset: int
+    size: int
+
+
+class Checksums:
+    """Checks the deflate blocks of one GeoTIFF, each once. For one thread at a time.
+
+    ``read_at`` gives up to so many bytes (second argument) from an offset (first) of the file.
+    Blocks of other compressions have no checksums and are passed over, and so are those of an
+    internal mask, whose places GDAL doesn't tell.
+    """
+
+    def __init__(self, dataset: Any, read_at: ReadAt, threads: int = 1) -> None:
+        self._dataset = dataset
+        self._read_at = read_at
+        self._threads = threads
+        self._deflate = dataset.compression == Compression.deflate
+        self._height, self._width = dataset.block_shapes[0]
+        # Interleaved by pixel, all bands share a block, and GDAL tells its place for each.
+        shared = dataset.interleaving == Interleaving.pixel
+        self._planes = 1 if shared else dataset.count
+        shape = -(-dataset.height // self._height), -(-dataset.width // self._width)
+        self._checked = np.zeros((self._planes, *shape) if self._deflate else 0, np.bool_)
+        pixel = max(np.dtype(kind).itemsize for kind in dataset.dtypes)
+        self._most = _MOST_BLOCKS * self._height * self._width * pixel
+        self._most *= dataset.count if shared else 1
+
+    def check(self, bands: Sequence[int], box: Box) -> None:
+        """Check the blocks of ``bands`` (1-based) under ``box`` that have not been checked yet.
+
+        Raises:
+            DamagedBlockError: one of them has another checksum, or no end.
+        """
+        if not self._deflate:
+            return
+        blocks = list(self._unchecked(bands, box))
+        with _mapping(min(self._threads, len(blocks))) as mapped:
+            for block, sound in zip(blocks, mapped(self._is_sound, blocks), strict=True):
+                if not sound:
+                    raise DamagedBlockError(
+                        f"the block of {self._width} x {self._height} pixels at column "
+                        f"{block.col * self._width}, row {block.row * self._height} is damaged, "
+                        "by its checksum"
+                    )
+
+    def _unchecked(self, bands: Sequence[int], box: Box) -> Iterator[_Block]:
+        rows = range(box.row // self._height, (box.bottom - 1) // self._height + 1)
+        cols = range(box.col // self._width, (box.right - 1) // self._width + 1)
+        for band in bands if self._planes > 1 else bands[:1]:
+            seen = self._checked[band - 1 if self._planes > 1 else 0]
+            for row in rows:
+                for col in cols:
+                    if not seen[row, col] and (block := self._place(band, row, col)):
+                        yield block
+            seen[rows.start : rows.stop, cols.start : cols.stop] = True
+
+    def _place(self, band: int, row: int, col: int) -> _Block | None:
+        """Where a block lies in the file; None where it is not stored, for want of data."""
+        offset, size = (
+            self._dataset.get_tag_item(f"BLOCK_{what}_{col}_{row}", "TIFF", bidx=band)
+            for what in ("OFFSET", "SIZE")
+        )
+        return _Block(row, col, int(offset), int(size)) if offset and size else None
+
+    def _is_sound(self, block: _Block) -> bool:
+        """Whether the stream ends, with the checksum of what it yielded."""
+        stream = IgzipDecompressor(flag=DECOMP_ZLIB)
+        offset, end, left = block.offset, block.offset + block.size, self._most
+        try:
+            while not stream.eof and left > 0:
+                data = b""
+                if stream.needs_input:
+                    data = self._read_at(offset, min(_PIECE, end - offset))
+                    if not data:
+                        return False
+                    offset += len(data)
+                left -= len(stream.decompress(data, _PIECE))
+        except IsalError:  # type: ignore[misc]  # its stub calls the class an instance
+            return False
+        return bool(stream.eof)
+
+
+@contextmanager
+def local_bytes(path: Path) -> Iterator[ReadAt]:
+    """Reads a local file at any place, from any thread, within the body."""
+    with path.open("rb", buffering=0) as file:
+        yield lambda offset, size: os.pread(file.fileno(), size, offset)
+
+
+@contextmanager
+def _mapping(threads: int) -> Iterator[Callable[..., Any]]:
+    if threads < 2:  # noqa: PLR2004
+        yield map
+        return
+    with ThreadPoolExecutor(threads, "checksums") as pool:
+        yield pool.map
