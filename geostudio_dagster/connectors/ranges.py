@@ -75,8 +75,7 @@ class RemoteFile(os.PathLike[str]):
         self._threads = ThreadPoolExecutor(_AT_ONCE, "ranges")
         self._cache: OrderedDict[int, bytes] = OrderedDict()
         self._last = -1  # the chunk that was fetched last
-        # What the last reading of ranges got: who checks the blocks wants the same bytes again.
-        self._spans: dict[int, memoryview] = {}
+        self._held: dict[int, memoryview] = {}  # spans by their first byte
         self.size, self._version = 0, ""
         try:
             self._cache[0] = self._patiently(0, _CHUNK)
@@ -115,14 +114,13 @@ class RemoteFile(os.PathLike[str]):
     def read_at(self, offset: int, length: int) -> bytes:
         """Up to ``length`` bytes from ``offset``; empty after a failure.
 
-        They come from the ranges that were read last, or through the cache.
+        They are those that are held, or come through the cache.
         """
         end = min(offset + length, self.size)
         if offset >= end:
             return b""
-        for begin, span in self._spans.items():
-            if begin <= offset and end <= begin + len(span):
-                return bytes(span[offset - begin : end - begin])
+        if _holds(self._held, offset, end):
+            return _cut(self._held, offset, end - offset)
         try:
             numbers = range(offset // _CHUNK, (end - 1) // _CHUNK + 1)
             chunks = b"".join(self._chunk(number) for number in numbers)
@@ -134,18 +132,31 @@ class RemoteFile(os.PathLike[str]):
 
     def read_ranges(self, offsets: Sequence[int], sizes: Sequence[int]) -> list[bytes]:
         """The bytes of several ranges, past the cache; empty ones after a failure."""
+        ranges = list(zip(offsets, sizes, strict=True))
+        held = all(_holds(self._held, at, min(at + size, self.size)) for at, size in ranges)
+        spans = self._held if held else self._fetched(offsets, sizes)
+        return [_cut(spans, at, size) if spans else b"" for at, size in ranges]
+
+    def hold(self, offsets: Sequence[int], sizes: Sequence[int]) -> None:
+        """Fetch several ranges at the same time and keep them for whoever reads them next.
+
+        Those that were held before are let go.
+        """
+        self._held = {}  # before others take their place in memory
+        self._held = self._fetched(offsets, sizes)
+
+    def _fetched(self, offsets: Sequence[int], sizes: Sequence[int]) -> dict[int, memoryview]:
+        """Spans that the ranges lie in, by their first byte; none after a failure."""
         wanted = sorted(
             {(at, min(at + size, self.size)) for at, size in zip(offsets, sizes, strict=True)}
         )
-        self._spans = {}  # before others take their place in memory
         try:
-            self._spans = dict(self._fetched(list(_merged(wanted))))
+            return dict(self._spans(list(_merged(wanted))))
         except TaskError as error:
             self.failure = self.failure or error
-            return [b""] * len(offsets)
-        return [_cut(self._spans, at, size) for at, size in zip(offsets, sizes, strict=True)]
+            return {}
 
-    def _fetched(self, spans: Sequence[tuple[int, int]]) -> Iterator[tuple[int, memoryview]]:
+    def _spans(self, spans: Sequence[tuple[int, int]]) -> Iterator[tuple[int, memoryview]]:
         """The bytes of each span (first, one past the last), by its first."""
         pieces = [
             (at, min(at + _PIECE, end)) for begin, end in spans for at in range(begin, end, _PIECE)
@@ -277,6 +288,10 @@ def _merged(spans: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
             begin, end = first, last
         end = max(end, last)
     yield begin, end
+
+
+def _holds(spans: dict[int, memoryview], begin: int, end: int) -> bool:
+    return any(at <= begin and end <= at + len(span) for at, span in spans.items())
 
 
 def _cut(spans: dict[int, memoryview], offset: int, size: int) -> bytes:

@@ -14,19 +14,58 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import TracebackType
+from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 from isal.igzip_lib import DECOMP_ZLIB, IgzipDecompressor, IsalError
-from rasterio.enums import Compression, Interleaving
+from rasterio.enums import Compression
 
 from geostudio_dagster.raster.patches import Box
-
-ReadAt = Callable[[int, int], bytes]
 
 _PIECE = 256 * 1024  # bytes at a time, of either side: they stay in the cache of the processor
 # A stream may yield more than its block (see above), but not without end.
 _MOST_BLOCKS = 2
+_MOST_HELD = 64 * 1024**2  # bytes of blocks to ask for at once
+
+
+class Bytes(Protocol):
+    """A file's bytes, at any place of it."""
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """Up to ``length`` bytes from ``offset``; empty where there are none."""
+
+    def hold(self, offsets: Sequence[int], sizes: Sequence[int]) -> None:
+        """These ranges are read next, by whoever checks them and then by GDAL."""
+
+
+class LocalBytes:
+    """Those of a local file, for any thread. Use it as a context manager.
+
+    Raises:
+        OSError: there is no such file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("rb", buffering=0)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._file.close()
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """See :class:`Bytes`."""
+        return os.pread(self._file.fileno(), length, offset)
+
+    def hold(self, offsets: Sequence[int], sizes: Sequence[int]) -> None:
+        """The system does."""
 
 
 class DamagedBlockError(Exception):
@@ -34,6 +73,7 @@ class DamagedBlockError(Exception):
 
 
 class _Block(NamedTuple):
+    plane: int
     row: int
     col: int
     offset: int
@@ -43,20 +83,22 @@ class _Block(NamedTuple):
 class Checksums:
     """Checks the deflate blocks of one GeoTIFF, each once. For one thread at a time.
 
-    ``read_at`` gives up to so many bytes (second argument) from an offset (first) of the file.
     Blocks of other compressions have no checksums and are passed over, and so are those of an
     internal mask, whose places GDAL doesn't tell.
     """
 
-    def __init__(self, dataset: Any, read_at: ReadAt, threads: int = 1) -> None:
+    def __init__(self, dataset: Any, content: Bytes, threads: int = 1) -> None:
         self._dataset = dataset
-        self._read_at = read_at
+        self._content = content
         self._threads = threads
         self._deflate = dataset.compression == Compression.deflate
-        self._height, self._width = dataset.block_shapes[0]
         # Interleaved by pixel, all bands share a block, and GDAL tells its place for each.
-        shared = dataset.interleaving == Interleaving.pixel
+        shared = dataset.tags(ns="IMAGE_STRUCTURE").get("INTERLEAVE") == "PIXEL"
         self._planes = 1 if shared else dataset.count
+        self._height, self._width = dataset.block_shapes[0]
+        if self._height == 1 and self._deflate and self._place(0, 1, 0) is None:
+            # GDAL shows one strip of thousands of rows as rows, of which the first has its place.
+            self._height = dataset.height
         shape = -(-dataset.height // self._height), -(-dataset.width // self._width)
         self._checked = np.zeros((self._planes, *shape) if self._deflate else 0, np.bool_)
         pixel = max(np.dtype(kind).itemsize for kind in dataset.dtypes)
@@ -71,34 +113,33 @@ class Checksums:
         """
         if not self._deflate:
             return
-        blocks = list(self._unchecked(bands, box))
-        with _mapping(min(self._threads, len(blocks))) as mapped:
-            for block, sound in zip(blocks, mapped(self._is_sound, blocks), strict=True):
-                if not sound:
-                    raise DamagedBlockError(
-                        f"the block of {self._width} x {self._height} pixels at column "
-                        f"{block.col * self._width}, row {block.row * self._height} is damaged, "
-                        "by its checksum"
-                    )
+        for blocks in _groups(self._unchecked(bands, box)):
+            self._content.hold([block.offset for block in blocks], [block.size for block in blocks])
+            with _mapping(min(self._threads, len(blocks))) as mapped:
+                for block, sound in zip(blocks, mapped(self._is_sound, blocks), strict=True):
+                    if not sound:
+                        raise DamagedBlockError(self._told(block))
+                    self._checked[block[:3]] = True
 
     def _unchecked(self, bands: Sequence[int], box: Box) -> Iterator[_Block]:
         rows = range(box.row // self._height, (box.bottom - 1) // self._height + 1)
         cols = range(box.col // self._width, (box.right - 1) // self._width + 1)
-        for band in bands if self._planes > 1 else bands[:1]:
-            seen = self._checked[band - 1 if self._planes > 1 else 0]
+        planes = [band - 1 for band in bands] if self._planes > 1 else [0] * bool(bands)
+        for plane in planes:
             for row in rows:
                 for col in cols:
-                    if not seen[row, col] and (block := self._place(band, row, col)):
-                        yield block
-            seen[rows.start : rows.stop, cols.start : cols.stop] = True
+                    if not self._checked[plane, row, col]:
+                        block = self._place(plane, row, col)
+                        if block is not None:
+                            yield block
 
-    def _place(self, band: int, row: int, col: int) -> _Block | None:
+    def _place(self, plane: int, row: int, col: int) -> _Block | None:
         """Where a block lies in the file; None where it is not stored, for want of data."""
         offset, size = (
-            self._dataset.get_tag_item(f"BLOCK_{what}_{col}_{row}", "TIFF", bidx=band)
+            self._dataset.get_tag_item(f"BLOCK_{what}_{col}_{row}", "TIFF", bidx=plane + 1)
             for what in ("OFFSET", "SIZE")
         )
-        return _Block(row, col, int(offset), int(size)) if offset and size else None
+        return _Block(plane, row, col, int(offset), int(size)) if offset and size else None
 
     def _is_sound(self, block: _Block) -> bool:
         """Whether the stream ends, with the checksum of what it yielded."""
@@ -108,7 +149,7 @@ class Checksums:
             while not stream.eof and left > 0:
                 data = b""
                 if stream.needs_input:
-                    data = self._read_at(offset, min(_PIECE, end - offset))
+                    data = self._content.read_at(offset, min(_PIECE, end - offset))
                     if not data:
                         return False
                     offset += len(data)
@@ -117,12 +158,27 @@ class Checksums:
             return False
         return bool(stream.eof)
 
+    def _told(self, block: _Block) -> str:
+        band = f" of band {block.plane + 1}" if self._planes > 1 else ""
+        return (
+            f"the block of {self._width} x {self._height} pixels at column "
+            f"{block.col * self._width}, row {block.row * self._height}{band} is damaged or cut "
+            "short, by its checksum"
+        )
 
-@contextmanager
-def local_bytes(path: Path) -> Iterator[ReadAt]:
-    """Reads a local file at any place, from any thread, within the body."""
-    with path.open("rb", buffering=0) as file:
-        yield lambda offset, size: os.pread(file.fileno(), size, offset)
+
+def _groups(blocks: Iterator[_Block]) -> Iterator[list[_Block]]:
+    """All blocks in their order, together as far as they can be held."""
+    group: list[_Block] = []
+    size = 0
+    for block in blocks:
+        if group and size + block.size > _MOST_HELD:
+            yield group
+            group, size = [], 0
+        group.append(block)
+        size += block.size
+    if group:
+        yield group
 
 
 @contextmanager

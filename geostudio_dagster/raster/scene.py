@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
 import rasterio
@@ -23,11 +23,11 @@ from rasterio.windows import Window
 from geostudio_dagster.errors import TaskError
 from geostudio_dagster.models.bundle import Band, BundleManifest
 from geostudio_dagster.raster.bands import choose_bands
-from geostudio_dagster.raster.checksums import Checksums, DamagedBlockError, local_bytes
+from geostudio_dagster.raster.checksums import Bytes, Checksums, DamagedBlockError, LocalBytes
 from geostudio_dagster.raster.patches import Box
 
-# A file, by its path or as something that brings its own ``opener`` for rasterio, its bytes by
-# ``read_at`` and the error that befell it as ``failure``, such as
+# A file, by its path or as something that brings its own ``opener`` for rasterio, its
+# :class:`checksums.Bytes` and the error that befell it as ``failure``, such as
 # :class:`connectors.ranges.RemoteFile`.
 File = str | os.PathLike[str]
 # One file, or several: one per date, or the files of a scene's bands, or both.
@@ -75,12 +75,12 @@ class Scene:
         self._stack = ExitStack()
         try:
             with Env(**ONLY_THE_FILE):
+                self._stamps = [_stamp(path) for path in self.paths]
                 self._files = [self._open(path, decode_threads) for path in self.paths]
                 self._checksums = [
                     self._checking(path, file, decode_threads)
                     for path, file in zip(self.paths, self._files, strict=True)
                 ]
-                self._stamps = [_stamp(path) for path in self.paths]
                 self._check_grids()
                 self.channels = self._choose(manifest)
         except BaseException:
@@ -183,9 +183,9 @@ class Scene:
         """The box as a window to read bands of; what fails is told by file and place."""
         checksums = self._checksums[number]
         try:
-            yield Window(box.col, box.row, box.width, box.height)
             if checksums is not None:
-                checksums.check(bands, box)
+                checksums.check(bands, box)  # first: it asks for all blocks at once
+            yield Window(box.col, box.row, box.width, box.height)
         except (RasterioError, OSError, DamagedBlockError) as error:
             _raise_own(self.paths[number])
             self.check_unchanged()
@@ -213,19 +213,20 @@ class Scene:
             )
         except (RasterioError, OSError) as error:
             _raise_own(path)
-            raise TaskError(
-                "not_a_raster",
-                f"{Path(path).name} can't be opened as a GeoTIFF: {str(error).rstrip('.')}.",
-            ) from error
+            raise _unopened(path, error) from error
         return self._stack.enter_context(file)
 
     def _checking(self, path: File, file: Any, threads: int) -> Checksums | None:
         """Checks the file's blocks, where somebody can give their bytes."""
-        if hasattr(path, "read_at"):
-            return Checksums(file, path.read_at)
-        if not Path(path).is_file():
+        if os.fspath(path).startswith("/vsi"):
             return None  # in a bucket, say, where only GDAL can read
-        return Checksums(file, self._stack.enter_context(local_bytes(Path(path))), threads)
+        if hasattr(path, "read_at"):
+            return Checksums(file, cast("Bytes", path))
+        try:
+            content = self._stack.enter_context(LocalBytes(Path(path)))
+        except OSError as error:
+            raise _unopened(path, error) from error
+        return Checksums(file, content, threads)
 
     def _name(self) -> str:
         return Path(self.paths[0]).name
@@ -333,6 +334,13 @@ def _raise_own(file: File) -> None:
     failure = getattr(file, "failure", None)
     if isinstance(failure, TaskError):
         raise failure
+
+
+def _unopened(file: File, error: Exception) -> TaskError:
+    return TaskError(
+        "not_a_raster",
+        f"{Path(file).name} can't be opened as a GeoTIFF: {str(error).rstrip('.')}.",
+    )
 
 
 def _parts(files: range, manifest: BundleManifest) -> list[tuple[Sequence[int], tuple[Band, ...]]]:

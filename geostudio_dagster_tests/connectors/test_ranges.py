@@ -72,14 +72,21 @@ def test_a_window_costs_its_own_blocks_and_no_more(
     assert total < 2 * 1024**2 < len(large.content)
 
 
+@pytest.mark.parametrize("interleave", ["pixel", "band"])
+@pytest.mark.parametrize("threads", [1, 2])
 def test_checking_the_blocks_fetches_nothing_twice(
-    large: SceneServer, fetch: FetchSettings
+    *, server: SceneServer, fetch: FetchSettings, tmp_path: Path, interleave: str, threads: int
 ) -> None:
-    with RemoteFile(at(large), fetch) as file, Scene(file, MANIFEST) as scene:
-        window(scene, scene.core(None))
-    spans = [headers["range"].removeprefix("bytes=").split("-") for _, headers in large.asked]
+    # Of more bytes than the cache has.
+    pixels = np.random.default_rng(0).integers(1, 60_000, (2, 1500, 2600)).astype(np.uint16)
+    path = write_raster(tmp_path / "l.tif", pixels, block=256, interleave=interleave)
+    server.content = path.read_bytes()
+    assert len(server.content) > 12 * 1024**2
+    with RemoteFile(at(server), fetch) as file, Scene(file, MANIFEST, threads) as scene:
+        np.testing.assert_array_equal(window(scene, scene.core(None)), pixels)
+    spans = [headers["range"].removeprefix("bytes=").split("-") for _, headers in server.asked]
     total = sum(int(last) - int(first) + 1 for first, last in spans)
-    assert total < len(large.content) + 2 * 256 * 1024  # and the header's chunk
+    assert total < len(server.content) + 2 * 256 * 1024  # and the header's chunk
 
 
 @pytest.mark.parametrize("box", [Box(0, 0, 1300, 1500), Box(300, 300, 10, 10)])

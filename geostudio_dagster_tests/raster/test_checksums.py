@@ -80,8 +80,11 @@ def test_gdal_alone_takes_a_hole_for_pixels(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("profile", "where"),
     [
-        ({}, "the block of 64 x 64 pixels at column 128, row 64 is damaged, by its checksum"),
-        ({"interleave": "band"}, "of 64 x 64 pixels at column 128, row 64"),
+        (
+            {},
+            "the block of 64 x 64 pixels at column 128, row 64 is damaged or cut short, by its checksum",
+        ),
+        ({"interleave": "band"}, "of 64 x 64 pixels at column 128, row 64 of band 2 is damaged"),
         ({"driver": "COG", "blocksize": 64}, "of 64 x 64 pixels at column 128, row 64"),
         ({"tiled": False, "blockysize": 16}, "of 260 x 16 pixels at column 0, row 16"),
     ],
@@ -159,6 +162,32 @@ def test_a_last_strip_with_more_rows_than_the_scene_is_no_damage(tmp_path: Path)
     with Scene(path, MANIFEST) as scene:
         assert scene.size == (260, 170)
         np.testing.assert_array_equal(read(scene), PIXELS[:, :170])
+
+
+@pytest.mark.parametrize("bands", [1, 2])
+@pytest.mark.parametrize("box", [Box(0, 0, 512, 2100), Box(0, 1500, 512, 9)])
+def test_one_strip_of_very_many_rows_is_checked_as_a_whole(
+    tmp_path: Path, bands: int, box: Box
+) -> None:
+    # GDAL shows it as blocks of one row.
+    pixels = RNG.integers(0, 12, (bands, 2100, 512)).astype(np.uint8)
+    profile = {"tiled": False, "blockysize": 2100, "interleave": "pixel"}
+    path = write_raster(tmp_path / "s.tif", pixels, **profile)
+    with rasterio.open(path) as file:
+        assert file.block_shapes[0] == (1, 512)
+    wants = MANIFEST.model_copy(update={"bands": MANIFEST.bands[:bands]})
+    with Scene(path, wants) as scene:
+        expected = pixels[:, box.row : box.bottom]
+        np.testing.assert_array_equal(read(scene, box), expected)
+    offset, size = place(path, 0, 0)
+    with path.open("rb+") as stream:
+        stream.seek(offset + size - 9000)
+        stream.write(bytes(9000))
+    with (
+        Scene(path, wants) as scene,
+        pytest.raises(TaskError, match="block of 512 x 2100 pixels at column 0, row 0 is damaged"),
+    ):
+        read(scene, box)
 
 
 def test_damage_by_one_who_writes_meanwhile_may_be_tried_again(tmp_path: Path) -> None:
