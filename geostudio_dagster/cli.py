@@ -143,6 +143,8 @@ Side = Annotated[int | None, typer.Option(min=1, help="Side of the model's squar
 Shared = Annotated[int | None, typer.Option(min=0, help="Pixels that neighbours share.")]
 Cut = Annotated[int | None, typer.Option(min=0, help="Pixels cut from inner edges.")]
 BatchSize = Annotated[int | None, typer.Option(min=1, help="Patches per forward pass.")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Forward passes at the same time.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="Threads of each forward pass.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:1; a GPU if there is one.")]
 Engine = Annotated[
     Literal["auto", "onnxruntime", "openvino"] | None,
@@ -194,6 +196,8 @@ def predict(
     more: More = None,
     precision: Arithmetic = None,
     batch_size: BatchSize = None,
+    workers: Workers = None,
+    threads: Threads = None,
     patch: Side = None,
     overlap: Shared = None,
     trim: Cut = None,
@@ -214,6 +218,8 @@ def predict(
             device,
             precision,
             batch_size,
+            workers,
+            threads,
             patch=patch,
             overlap=overlap,
             trim=trim,

@@ -7,8 +7,13 @@ import sys
 from collections.abc import Callable
 from functools import cache
 
-# What torch raises for these is a plain RuntimeError.
-_SENTENCES = ("DefaultCPUAllocator", "ALLOC_FAILED", "CUDA error: out of memory")
+# What torch raises for these is a plain RuntimeError, and onnxruntime has classes of its own.
+_SENTENCES = (
+    "DefaultCPUAllocator",
+    "ALLOC_FAILED",
+    "CUDA error: out of memory",
+    "Failed to allocate memory for requested buffer",
+)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -44,7 +44,8 @@ _BATCHES = {"cpu": (1, 2, 4, 8, 16), "cuda": (8, 16, 32, 64, 128)}
 _LONG_S = 2.0  # what takes longer is measured once, and cold
 _ROUNDS = 6  # batches that each worker computes to measure a plan, at most
 _BETTER = 0.95  # of the rule's time: less may be chance, and the rule is proven
-_MOST_BYTES = 256 * 1024**2  # that forward passes may take on a processor
+# That forward passes may take on a processor: beside the pixels in flight, 300 MB are to do.
+_MOST_BYTES = 160 * 1024**2
 _MOST_GPU = 0.8  # of what a GPU's memory has left for it
 
 # Seconds per patch of a plan.

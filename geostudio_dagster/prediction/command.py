@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from rasterio._err import CPLE_BaseError  # what GDAL says without rasterio's words for it
 from rasterio.errors import RasterioError
 from rich.console import Console
 from rich.progress import (
@@ -167,6 +169,8 @@ def _check_profile(path: Path | None) -> None:
         raise InvalidRequest("profile", f"{path} is no picture", "name an .svg or .html file")
     if not path.absolute().parent.is_dir():
         raise InvalidRequest("profile", f"{path.parent} is not a folder", "make it first")
+    if path.is_dir() or not os.access(path if path.exists() else path.absolute().parent, os.W_OK):
+        raise InvalidRequest("profile", f"{path} can't be written", "name another file")
 
 
 def _predict(
@@ -238,7 +242,14 @@ def _as_sentences() -> Iterator[None]:
         raise CommandFailed(str(error), BAD_INPUT) from error
     except KeyboardInterrupt as error:
         raise CommandFailed("Stopped; nothing was written.", STOPPED) from error
-    except (GeostudioError, OSError, RasterioError, MemoryError, RuntimeError) as error:
+    except (
+        GeostudioError,
+        OSError,
+        RasterioError,
+        CPLE_BaseError,
+        MemoryError,
+        RuntimeError,
+    ) as error:
         # RuntimeError is how torch says anything, a lack of memory or of a GPU included.
         lines = str(error).strip().splitlines() or ["no details"]
         raise CommandFailed(

@@ -102,7 +102,10 @@ def predict(
             remove_scratch(path)
         report = stream.report(output)
     if options.profile is not None:
-        write_timeline(options.profile, clock.spans or [], report)
+        try:
+            write_timeline(options.profile, clock.spans or [], report)
+        except OSError as error:  # no reason to fail a prediction that is complete
+            log.warning("%s could not be drawn (%s)", options.profile, error)
     stages = ", ".join(f"{name} {seconds:.2f}" for name, seconds in report.seconds.items())
     log.info("%d patches, %d skipped; seconds: %s", report.patches, report.skipped_patches, stages)
     return report

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import logging
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -235,7 +236,14 @@ def _versions(engine: str) -> dict[str, str]:
     """Versions of what a result depends on; an endpoint's is not known."""
     names = dict.fromkeys((*_VERSIONS, engine))
     names.pop("endpoint", None)
-    return {name: importlib.metadata.version(name) for name in names}
+    return {name: _version(name) for name in names}
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:  # such as of onnxruntime-gpu
+        return str(getattr(sys.modules.get(name), "__version__", "unknown"))
 
 
 def _blend(batch: Batch, outputs: Tensor | None, blender: Blender, clock: StageClock) -> None:

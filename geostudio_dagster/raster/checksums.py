@@ -105,15 +105,17 @@ class Checksums:
         self._most = _MOST_BLOCKS * self._height * self._width * pixel
         self._most *= dataset.count if shared else 1
 
-    def check(self, bands: Sequence[int], box: Box) -> None:
+    def check(self, bands: Sequence[int], box: Box, *, sparse: bool = True) -> None:
         """Check the blocks of ``bands`` (1-based) under ``box`` that have not been checked yet.
 
+        Where they may be ``sparse``, those that are not stored are all no data.
+
         Raises:
-            DamagedBlockError: one of them has another checksum, or no end.
+            DamagedBlockError: one of them has another checksum, or no end, or is missing.
         """
         if not self._deflate:
             return
-        for blocks in _groups(self._unchecked(bands, box)):
+        for blocks in _groups(self._unchecked(bands, box, sparse=sparse)):
             self._content.hold([block.offset for block in blocks], [block.size for block in blocks])
             with _mapping(min(self._threads, len(blocks))) as mapped:
                 for block, sound in zip(blocks, mapped(self._is_sound, blocks), strict=True):
@@ -121,7 +123,7 @@ class Checksums:
                         raise DamagedBlockError(self._told(block))
                     self._checked[block[:3]] = True
 
-    def _unchecked(self, bands: Sequence[int], box: Box) -> Iterator[_Block]:
+    def _unchecked(self, bands: Sequence[int], box: Box, *, sparse: bool) -> Iterator[_Block]:
         rows = range(box.row // self._height, (box.bottom - 1) // self._height + 1)
         cols = range(box.col // self._width, (box.right - 1) // self._width + 1)
         planes = [band - 1 for band in bands] if self._planes > 1 else [0] * bool(bands)
@@ -132,6 +134,8 @@ class Checksums:
                         block = self._place(plane, row, col)
                         if block is not None:
                             yield block
+                        elif not sparse:
+                            raise DamagedBlockError(f"block {col}, {row} is missing")
 
     def _place(self, plane: int, row: int, col: int) -> _Block | None:
         """Where a block lies in the file; None where it is not stored, for want of data."""

@@ -24,6 +24,7 @@ from rasterio.windows import Window
 
 from geostudio_dagster.raster.overviews import Overviews, halved
 from geostudio_dagster.raster.patches import Box
+from geostudio_dagster.raster.wholeness import TilesWithData, check_cog
 
 BLOCK = 512
 Colours = Mapping[int, tuple[int, int, int, int]]
@@ -35,6 +36,9 @@ class ScratchRaster:
     Tiles that are never written are nodata and take no space. With ``overviews``, the raster of
     half its size lies beside it, which has its own overviews beside it, until one is of one tile.
     :func:`remove_scratch` removes them all.
+
+    Raises:
+        OSError: at the end of its body, where not all could be written.
     """
 
     def __init__(
@@ -69,6 +73,7 @@ class ScratchRaster:
             bigtiff="IF_SAFER",
             sparse_ok=True,
         )
+        self._tiles = TilesWithData(size, bands, BLOCK, nodata)
         self._coarser: _Coarser | None = None
         if overviews and max(size) > BLOCK:
             half = ScratchRaster(
@@ -95,10 +100,13 @@ class ScratchRaster:
         with self._file:
             if self._coarser:
                 self._coarser.close(complete=kind is None)
+        if kind is None:
+            self._tiles.check(self.path)
 
     def write(self, box: Box, pixels: NDArray[Any]) -> None:
         """Write ``pixels`` (bands, height, width) at ``box`` of the file."""
         self._file.write(pixels, window=Window(*box))
+        self._tiles.add(box, pixels)
         if self._coarser:
             self._coarser.update(box)
 
@@ -192,6 +200,9 @@ def write_cog(
 
     Args:
         overviews: how GDAL is to make them; None where the scratch raster was made with its own.
+
+    Raises:
+        OSError: not all could be written; nothing is left of it.
     """
     finished = scratch.with_name(f"{scratch.stem}.cog.tif")
     with rasterio.open(scratch) as file:
@@ -213,6 +224,7 @@ def write_cog(
                 BIGTIFF="IF_SAFER",
                 **made,
             )
+        check_cog(finished, threads)
         _place(finished, target)
     finally:
         remove_scratch(finished)

@@ -29,8 +29,10 @@ from rasterio.windows import Window
 
 from geostudio_dagster.errors import Cancelled, TaskError
 from geostudio_dagster.raster.cog import BLOCK
+from geostudio_dagster.raster.nodata import representable
 from geostudio_dagster.raster.patches import Box
 from geostudio_dagster.raster.scene import DRIVER, ONLY_THE_FILE, File
+from geostudio_dagster.raster.wholeness import TilesWithData
 
 _CHUNK = 2 * BLOCK  # pixels of the squares that are made at a time
 _GDAL_CACHE = 64 * 1024**2  # bytes; by default GDAL would keep a twentieth of the memory
@@ -105,6 +107,7 @@ def write_composite(
     Raises:
         TaskError: ``not_a_raster``, ``not_georeferenced``, ``too_few_bands``, ``mixed_types``,
             ``corrupt``, or what befell a file that has its own opener.
+        OSError: not all could be written.
         Cancelled: as asked.
     """
     with ExitStack() as stack:
@@ -112,11 +115,17 @@ def write_composite(
         opened = [stack.enter_context(_Raster(bands, canvas)) for bands in rasters]
         kind = _kind(opened[0], physical=physical)
         file = stack.enter_context(_created(target, canvas, kind, names))
+        tiles = TilesWithData((canvas.width, canvas.height), len(names), BLOCK, kind.nodata)
         filled = 0
         for part in _chunks(box):
             if cancelled():
                 raise Cancelled
-            filled += _fill(file, part, opened, kind)
+            pixels, count = _filled(part, opened, kind)
+            if count:  # what is not written is no data, too
+                file.write(pixels, window=Window(*part))
+                tiles.add(part, pixels)
+            filled += count
+    tiles.check(target)
     return Composite(kind.dtype.name, kind.nodata, filled / (box.width * box.height))
 
 
@@ -196,8 +205,8 @@ class _Raster:
         return pixels, valid
 
 
-def _fill(file: Any, part: Box, rasters: Sequence[_Raster], kind: _Kind) -> int:
-    """Write one square; returns how many of its pixels have data."""
+def _filled(part: Box, rasters: Sequence[_Raster], kind: _Kind) -> tuple[NDArray[Any], int]:
+    """Pixels (bands, height, width) of one square, and how many of them have data."""
     out = np.empty((len(kind.outside), part.height, part.width), kind.dtype)
     out[...] = np.asarray(kind.outside, kind.dtype)[:, np.newaxis, np.newaxis]
     empty = np.ones((part.height, part.width), np.bool_)
@@ -214,10 +223,7 @@ def _fill(file: Any, part: Box, rasters: Sequence[_Raster], kind: _Kind) -> int:
         empty &= ~valid
         if not empty.any():
             break
-    filled = int(empty.size - np.count_nonzero(empty))
-    if filled:  # what is not written is no data, too
-        file.write(out, window=Window(part.col, part.row, part.width, part.height))
-    return filled
+    return out, int(empty.size - np.count_nonzero(empty))
 
 
 def _chunks(box: Box) -> Iterator[Box]:
@@ -250,9 +256,7 @@ def _view(dataset: Any, band: BandInput, canvas: Canvas, file: File) -> Any:
             "too_few_bands", f"{file} has {dataset.count} bands, and band {band.band} is needed."
         )
     nodata = dataset.nodatavals[band.band - 1]
-    nodata = _representable(
-        band.nodata if nodata is None else nodata, dataset.dtypes[band.band - 1]
-    )
+    nodata = representable(band.nodata if nodata is None else nodata, dataset.dtypes[band.band - 1])
     options: dict[str, Any] = {"src_nodata": nodata, "nodata": nodata}
     if nodata is None:
         options = {"add_alpha": True}
@@ -332,22 +336,13 @@ def _kind(raster: _Raster, *, physical: bool) -> _Kind:
         dtype, nodata = np.dtype(np.float32), math.nan
     else:
         limits = np.iinfo(dtype)
-        told = _representable(measured[0][2].nodata, dtype.name)
-        nodata = float(limits.min) if told is None else told
+        told = representable(measured[0][2].nodata, dtype.name)
+        nodata = float(limits.min if told is None else told)
     outside = []
     for band, _, view in views:
         own = view.nodata if band.codes and measured is not views else nodata
         outside.append(0.0 if own is None else float(own))
     return _Kind(dtype, nodata, tuple(outside))
-
-
-def _representable(value: float | None, dtype: str) -> float | None:
-    """The value where a pixel can have it, else None."""
-    if value is None or np.dtype(dtype).kind == "f":
-        return value
-    limits = np.iinfo(dtype)
-    whole = math.isfinite(value) and value == int(value)
-    return float(value) if whole and limits.min <= value <= limits.max else None
 
 
 def _dtype(raster: _Raster) -> np.dtype[Any]:

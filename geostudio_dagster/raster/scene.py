@@ -24,6 +24,7 @@ from geostudio_dagster.errors import TaskError
 from geostudio_dagster.models.bundle import Band, BundleManifest
 from geostudio_dagster.raster.bands import choose_bands
 from geostudio_dagster.raster.checksums import Bytes, Checksums, DamagedBlockError, LocalBytes
+from geostudio_dagster.raster.nodata import representable
 from geostudio_dagster.raster.patches import Box
 
 # A file, by its path or as something that brings its own ``opener`` for rasterio, its
@@ -201,9 +202,9 @@ class Scene:
         for plane, channel in zip(pixels, self.channels, strict=True):
             if floating:
                 np.logical_and(valid, np.isfinite(plane), out=valid)
-            if channel.nodata is not None and not np.isnan(channel.nodata):
-                nodata = self.dtype.type(channel.nodata) if floating else channel.nodata
-                np.logical_and(valid, plane != nodata, out=valid)
+            nodata = representable(channel.nodata, self.dtype)
+            if nodata is not None and not np.isnan(nodata):
+                np.logical_and(valid, plane != self.dtype.type(nodata), out=valid)
 
     def _open(self, path: File, decode_threads: int) -> Any:
         opener = getattr(path, "opener", None)

@@ -98,6 +98,37 @@ def test_a_process_of_its_own_makes_what_the_pipeline_makes(
     assert counts == {value: int((classes == value).sum()) for value in range(5)}
 
 
+def test_threads_may_be_shared_out_by_hand(bundle_folder: Path, scene: Path, folder: Path) -> None:
+    shared = folder / "a.tif", folder / "b.tif"
+    for target, options in zip(shared, (["--workers", "3", "--threads", "1"], []), strict=True):
+        assert call(bundle_folder, [scene], target, *options).exit_code == 0
+    with rasterio.open(shared[0]) as file:
+        assert file.tags()["GEOSTUDIO_THREADS"] == "3x1"
+    np.testing.assert_array_equal(read(shared[0]), read(shared[1]))
+
+
+_LIMITED = """
+import resource, signal, sys
+from geostudio_dagster.cli import app
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+limit = int(sys.argv.pop(1))
+resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+app()
+"""
+
+
+@pytest.mark.parametrize("limit", [1 << 12, 300_000])
+def test_where_the_disk_is_full_nothing_is_left(
+    bundle_folder: Path, scene: Path, folder: Path, limit: int
+) -> None:
+    command = [sys.executable, "-c", _LIMITED, str(limit), "predict", "--model", str(bundle_folder)]
+    command += ["--input", str(scene), "--output", str(folder / "o.tif")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "nothing was written" in done.stderr
+    assert not list(folder.iterdir())
+
+
 def test_the_summary_names_pixels_and_patches(
     bundle_folder: Path, scene: Path, folder: Path
 ) -> None:

@@ -55,15 +55,35 @@ def test_a_page_holds_the_picture_and_pixels_do_not_change(
 
 
 @pytest.mark.parametrize(
-    ("name", "said"), [("run.pdf", "name an .svg or .html file"), ("no/run.svg", "not a folder")]
+    ("name", "said"),
+    [
+        ("run.pdf", "name an .svg or .html file"),
+        ("no/run.svg", "not a folder"),
+        ("", "can't be written"),
+    ],
 )
 def test_a_file_that_cannot_be_drawn_is_refused_first(
     bundle_folder: Path, scene: Path, tmp_path: Path, name: str, said: str
 ) -> None:
+    if not name:
+        folder = tmp_path / "folder.svg"
+        folder.mkdir()
+        name = folder.name
     result = call(bundle_folder, scene, tmp_path / "o.tif", "--profile", str(tmp_path / name))
     assert result.exit_code == 2
     assert said in result.output
-    assert not list(tmp_path.iterdir())
+    assert not [item for item in tmp_path.iterdir() if item.is_file()]
+
+
+def test_a_picture_that_fails_at_the_end_costs_no_prediction(
+    bundle_folder: Path, scene: Path, tmp_path: Path
+) -> None:
+    full = Path("/dev/full")
+    picture = tmp_path / "run.svg"
+    picture.symlink_to(full)
+    result = call(bundle_folder, scene, tmp_path / "o.tif", "--profile", str(picture))
+    assert result.exit_code == 0
+    assert (tmp_path / "o.tif").is_file()
 
 
 @pytest.mark.parametrize(

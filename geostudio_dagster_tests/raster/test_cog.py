@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -207,3 +210,59 @@ def test_a_raster_that_was_not_finished_leaves_nothing_open(tmp_path: Path) -> N
     assert list(tmp_path.iterdir()) == []
     links = [link.readlink() for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
     assert not [link for link in links if link.is_relative_to(tmp_path)]
+
+
+_FULL = """
+import json, resource, signal, sys
+from pathlib import Path
+import numpy as np
+from affine import Affine
+from geostudio_dagster.raster.cog import ScratchRaster, remove_scratch, write_cog
+from geostudio_dagster.raster.patches import Box
+
+folder = Path(sys.argv[1])
+scratch, target = folder / "s.tif", folder / "o.tif"
+pixels = np.random.default_rng(0).random((1, 1024, 1024), np.float32)
+pixels[:, 500:520] = np.nan
+most = resource.RLIM_INFINITY
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # then it is an error, as on a full disk
+
+
+def attempt(limit):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, most))
+    try:
+        with ScratchRaster(
+            scratch, size=(1024, 1024), bands=1, dtype="float32", nodata=np.nan,
+            crs="EPSG:32633", transform=Affine(10, 0, 500_000, 0, -10, 5_300_000),
+            overviews="average",
+        ) as raster:
+            for row in range(0, 1024, 128):
+                raster.write(Box(0, row, 1024, 128), pixels[:, row : row + 128])
+        write_cog(scratch, target)
+    except OSError:
+        return None
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+        length = scratch.stat().st_size
+        remove_scratch(scratch)
+    return length
+
+
+length = attempt(most)
+whole = target.read_bytes()
+target.unlink()
+print(json.dumps([length, len(whole)]), flush=True)
+for limit in sorted({*range(20_000, len(whole), len(whole) // 40), length - 1, len(whole) - 1}):
+    assert attempt(limit) is None, limit
+    assert not list(folder.iterdir()), limit
+assert attempt(max(length, len(whole)) + 1)
+assert target.read_bytes() == whole
+"""
+
+
+def test_where_the_disk_is_full_there_is_no_cog_and_an_error(tmp_path: Path) -> None:
+    command = [sys.executable, "-W", "ignore", "-c", _FULL, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    scratch, cog = json.loads(done.stdout)
+    assert scratch < cog  # so that some limits are met by the one and not by the other

@@ -54,6 +54,12 @@ def test_a_pixel_counts_where_no_band_of_it_is_nodata(tmp_path: Path) -> None:
     assert [tuple(place) for place in np.argwhere(~valid)] == [(0, 5)]  # 70 is in band 2
 
 
+@pytest.mark.parametrize("nodata", [-9999, 70.5, 1e30, np.nan])
+def test_nodata_that_no_pixel_can_have_is_none(tmp_path: Path, nodata: float) -> None:
+    path = write_raster(tmp_path / "s.tif", PIXELS, block=16)
+    assert valid_pixels(path, manifest("a", "b", nodata=nodata)).all()
+
+
 def test_unused_bands_do_not_invalidate(tmp_path: Path) -> None:
     path = write_raster(tmp_path / "s.tif", PIXELS, nodata=70, names=["a", "b"], block=16)
     assert valid_pixels(path, manifest("a")).all()
