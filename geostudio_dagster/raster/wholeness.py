@@ -18,6 +18,7 @@ from rasterio._err import CPLE_BaseError  # what GDAL says without rasterio's wo
 from rasterio.errors import RasterioError
 
 from geostudio_dagster.raster.checksums import Checksums, DamagedBlockError, LocalBytes
+from geostudio_dagster.raster.nodata import representable
 from geostudio_dagster.raster.patches import Box
 
 
@@ -31,11 +32,15 @@ class TilesWithData:
 
     def add(self, box: Box, pixels: NDArray[Any]) -> None:
         """``pixels`` (bands, height, width) are written at ``box``."""
-        has_data = ~np.isnan(pixels) if np.isnan(self._nodata) else pixels != self._nodata
-        rows, cols = (
-            _edges(box.row, box.bottom, self._block),
-            _edges(box.col, box.right, self._block),
-        )
+        nodata = representable(self._nodata, pixels.dtype)
+        if nodata is None:
+            has_data = np.ones(pixels.shape, np.bool_)
+        else:
+            has_data = (
+                ~np.isnan(pixels) if np.isnan(nodata) else pixels != pixels.dtype.type(nodata)
+            )
+        rows = _edges(box.row, box.bottom, self._block)
+        cols = _edges(box.col, box.right, self._block)
         tiles = np.logical_or.reduceat(has_data, rows - box.row, axis=1)
         tiles = np.logical_or.reduceat(tiles, cols - box.col, axis=2)
         first = rows[0] // self._block, cols[0] // self._block
