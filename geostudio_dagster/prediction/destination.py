@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from geostudio_dagster.connectors.bucket import client
 from geostudio_dagster.errors import InvalidRequest, TaskError
 
 _S3 = "s3://"
@@ -113,7 +114,7 @@ class BucketDestination:
         if str(self) in inputs:
             raise InvalidRequest(self.option, f"{self} is an input", "name another object")
         try:
-            self._client().head_bucket(Bucket=self.bucket)
+            client().head_bucket(Bucket=self.bucket)
         except ClientError as error:
             # Who may write an object may still not be allowed to ask for its bucket.
             if error.response.get("Error", {}).get("Code") in _MISSING:
@@ -142,14 +143,8 @@ class BucketDestination:
 
         try:
             kind = {"ContentType": _MEDIA_TYPES[self.suffix]}
-            self._client().upload_file(str(path), self.bucket, self.key, ExtraArgs=kind)
+            client().upload_file(str(path), self.bucket, self.key, ExtraArgs=kind)
         except (S3UploadFailedError, BotoCoreError, ClientError) as error:
             raise TaskError(
                 "not_uploaded", f"{self} could not be uploaded ({error}).", retryable=True
             ) from error
-
-    @staticmethod
-    def _client() -> Any:
-        import boto3
-
-        return boto3.client("s3")

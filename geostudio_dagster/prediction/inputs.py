@@ -14,6 +14,7 @@ from geostudio_dagster.connectors.addresses import (
     UnacceptableAddressError,
     scene_address,
 )
+from geostudio_dagster.connectors.bucket import BucketFile
 from geostudio_dagster.connectors.fetch import download
 from geostudio_dagster.connectors.header import check_scene
 from geostudio_dagster.connectors.ranges import RangesUnsupportedError, RemoteFile, file_name
@@ -22,38 +23,44 @@ from geostudio_dagster.raster.scene import File
 from geostudio_dagster.settings import Settings
 
 _S3 = "s3://"
-_REMOTE = re.compile(r"https?://", re.IGNORECASE)
+_REMOTE = re.compile(r"(https?|s3)://", re.IGNORECASE)
 
 
 @contextmanager
 def readable(inputs: Sequence[str], scratch: Path) -> Iterator[list[File]]:
     """What the engine can open for each input, in their order, within the body.
 
-    A path stays as it is. ``s3://bucket/key`` is read in place, block by block, through GDAL,
-    with the credentials that GDAL finds (``AWS_PROFILE``, ``AWS_NO_SIGN_REQUEST``, ...). So is
-    an http(s) URL, but through the guard of the service and with its limits; where its server
-    knows no ranges, it is downloaded into ``scratch``.
+    A path stays as it is. ``s3://bucket/key`` is read in place, block by block, with the
+    credentials that boto3 finds (see :class:`BucketFile`). So is an http(s) URL, but through the
+    guard of the service and with its limits; where its server knows no ranges, it is downloaded
+    into ``scratch``.
 
     Raises:
         InvalidRequest: no such file, or another kind of address.
         TaskError: as for :func:`download` and :func:`check_scene`.
     """
     # First those that cost nothing to check: a wrong path is told before a long download.
-    found: dict[str, File] = {text: _in_place(text) for text in inputs if not _REMOTE.match(text)}
+    found: dict[str, File] = {text: _local(text) for text in inputs if not _REMOTE.match(text)}
+    buckets = {text: _object(text) for text in inputs if text.startswith(_S3)}
     # No look for side files: they could lie elsewhere, and asking a bucket for them takes time.
     with ExitStack() as stack, rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR"):
         for number, text in enumerate(inputs):
+            if text in buckets and text not in found:
+                found[text] = stack.enter_context(BucketFile(*buckets[text]))
             if text not in found:
                 found[text] = _remote(text, scratch / f"input-{number}", stack)
         yield [found[text] for text in inputs]
 
 
-def _in_place(text: str) -> File:
-    if text.startswith(_S3):
-        bucket, _, key = text.removeprefix(_S3).partition("/")
-        if not bucket or not key:
-            raise InvalidRequest("input", f"{text} names no object", "write s3://bucket/key.tif")
-        return f"/vsis3/{bucket}/{key}"
+def _object(text: str) -> tuple[str, str]:
+    """Bucket and key."""
+    bucket, _, key = text.removeprefix(_S3).partition("/")
+    if not bucket or not key:
+        raise InvalidRequest("input", f"{text} names no object", "write s3://bucket/key.tif")
+    return bucket, key
+
+
+def _local(text: str) -> Path:
     if "://" in text or text.startswith("/vsi"):
         raise InvalidRequest(
             "input", f"{text} can't be read", "give a path, an http(s) URL or s3://bucket/key"

@@ -220,7 +220,7 @@ class Scene:
     def _checking(self, path: File, file: Any, threads: int) -> Checksums | None:
         """Checks the file's blocks, where somebody can give their bytes."""
         if os.fspath(path).startswith("/vsi"):
-            return None  # in a bucket, say, where only GDAL can read
+            return None  # in memory, say, where only GDAL can read
         if hasattr(path, "read_at"):
             return Checksums(file, cast("Bytes", path))
         try:
