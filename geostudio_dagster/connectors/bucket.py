@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import time
 from http import HTTPStatus
-from pathlib import PurePosixPath
 from typing import Any
 
 from geostudio_dagster.connectors.exchange import TransientError, retrying
-from geostudio_dagster.connectors.ranged import CHUNK, RangedFile
+from geostudio_dagster.connectors.ranged import CHUNK, RangedFile, safe_name
 from geostudio_dagster.errors import TaskError
 
 _ATTEMPTS = 4
@@ -31,11 +30,16 @@ class BucketFile(RangedFile):
     """
 
     def __init__(self, bucket: str, key: str) -> None:
-        super().__init__(PurePosixPath(key).name)
+        from botocore.exceptions import BotoCoreError
+
+        super().__init__(safe_name(key))
         self._place = {"Bucket": bucket, "Key": key}
         self._version = ""
         try:
-            self._client = client()
+            try:
+                self._client = client()
+            except BotoCoreError as error:
+                raise self._not_allowed(error) from error
             self._cache[0] = self._patiently(0, CHUNK)
         except BaseException:
             self.close()
@@ -49,7 +53,12 @@ class BucketFile(RangedFile):
         return bytes(again(self._fetch, offset, length))
 
     def _fetch(self, offset: int, length: int) -> bytes:
-        from botocore.exceptions import BotoCoreError, ClientError
+        from botocore.exceptions import (
+            BotoCoreError,
+            ClientError,
+            NoCredentialsError,
+            PartialCredentialsError,
+        )
 
         same = {"IfMatch": self._version} if self._version else {}
         try:
@@ -60,7 +69,9 @@ class BucketFile(RangedFile):
             data = bytes(answer["Body"].read())
         except ClientError as error:
             raise self._refusal(error) from error
-        except (BotoCoreError, OSError) as error:  # what urllib3 raises is wrapped as OSError
+        except (NoCredentialsError, PartialCredentialsError) as error:
+            raise self._not_allowed(error) from error
+        except (BotoCoreError, OSError) as error:
             raise TransientError(f"{self} can't be reached ({error}).") from error
         if len(data) != min(length, self.size - offset):
             raise TransientError(f"{self} sent {len(data)} of {length} bytes.")
@@ -87,6 +98,14 @@ class BucketFile(RangedFile):
         if status in {HTTPStatus.BAD_REQUEST, HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE}:
             return TaskError("unreachable", f"{self} can't be read ({error}).")
         return TransientError(f"{self} can't be read ({error}).")
+
+    def _not_allowed(self, error: Exception) -> TaskError:
+        problem = str(error).rstrip(".")
+        return TaskError(
+            "forbidden",
+            f"{self} can't be read ({problem}); check credentials and profile, or set "
+            "AWS_NO_SIGN_REQUEST=YES for a public bucket.",
+        )
 
     def _changed(self) -> TaskError:
         return TaskError(

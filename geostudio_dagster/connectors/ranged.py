@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import io
 import os
+import re
 from abc import abstractmethod
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import PurePosixPath
 from types import TracebackType
 from typing import Any, Self
 
@@ -25,6 +27,14 @@ _CHUNKS = 32
 _GAP = 64 * 1024  # bytes between two ranges that are cheaper to read than to ask twice
 _PIECE = 4 * 1024**2  # most bytes per request: small enough to be read at the same time
 _AT_ONCE = 4
+
+
+_UNUSUAL = re.compile(r"[^\w.-]+")
+
+
+def safe_name(path: str) -> str:
+    """The last part of a path elsewhere, as a file's name that GDAL and messages may show."""
+    return _UNUSUAL.sub("_", PurePosixPath(path).name) or "scene.tif"
 
 
 class RangedFile(os.PathLike[str]):

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import re
 import time
 from http import HTTPStatus
-from pathlib import PurePosixPath
 
 import httpcore
 
@@ -20,12 +18,11 @@ from geostudio_dagster.connectors.fetch import (
     version_of,
 )
 from geostudio_dagster.connectors.guard import Deadline, GuardedPool
-from geostudio_dagster.connectors.ranged import CHUNK, RangedFile
+from geostudio_dagster.connectors.ranged import CHUNK, RangedFile, safe_name
 from geostudio_dagster.errors import TaskError
 from geostudio_dagster.settings import FetchSettings
 
 _PATIENCE = 10  # silences that one read may take
-_UNUSUAL = re.compile(r"[^\w.-]+")
 
 
 class RangesUnsupportedError(Exception):
@@ -34,7 +31,7 @@ class RangesUnsupportedError(Exception):
 
 def file_name(scene: RemoteScene) -> str:
     """The last part of the scene's address, as a file's name that messages may show."""
-    return _UNUSUAL.sub("_", PurePosixPath(scene.url.path).name) or "scene.tif"
+    return safe_name(scene.url.path)
 
 
 class RemoteFile(RangedFile):

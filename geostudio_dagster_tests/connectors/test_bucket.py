@@ -94,6 +94,25 @@ def test_what_is_not_there_is_told(bucket: Any, where: str, key: str) -> None:
     assert bucket.name == "scenes"
 
 
+def test_without_credentials_or_profile_one_is_told_so(
+    bucket: Any, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bucket.upload_file(str(path), "s.tif")
+    with monkeypatch.context() as without:
+        without.setenv("AWS_PROFILE", "nobody")
+        with pytest.raises(TaskError, match=r"nobody.*; check credentials and profile") as caught:
+            BucketFile("scenes", "s.tif")
+    assert (caught.value.code, caught.value.retryable) == ("forbidden", False)
+    with monkeypatch.context() as without:
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            without.delenv(name)
+        without.setattr(boto3, "DEFAULT_SESSION", None)  # it remembers credentials
+        without.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        without.setenv("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
+        with pytest.raises(TaskError, match=r"credentials.*AWS_NO_SIGN_REQUEST=YES"):
+            BucketFile("scenes", "s.tif")
+
+
 def test_a_place_that_nobody_answers_at_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_S3_ENDPOINT", "127.0.0.1:9")
     monkeypatch.setenv("AWS_HTTPS", "NO")
