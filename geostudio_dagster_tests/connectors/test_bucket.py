@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,6 @@ import boto3
 import numpy as np
 import pytest
 import rasterio
-from moto.server import ThreadedMotoServer
 
 from geostudio_dagster.connectors.bucket import BucketFile
 from geostudio_dagster.errors import TaskError
@@ -23,30 +21,6 @@ PIXELS = 3000 + np.cumsum(np.random.default_rng(1).integers(-20, 21, (2, 900, 70
 PIXELS = PIXELS.astype(np.uint16)
 
 
-@pytest.fixture(scope="module")
-def port() -> Iterator[int]:
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    yield server.get_host_and_port()[1]
-    server.stop()
-
-
-@pytest.fixture
-def bucket(port: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    for name, value in {
-        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
-        "AWS_ACCESS_KEY_ID": "key",
-        "AWS_SECRET_ACCESS_KEY": "secret",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }.items():
-        monkeypatch.setenv(name, value)
-    place = boto3.resource("s3").Bucket("scenes")
-    place.create()
-    yield place
-    place.objects.delete()
-    place.delete()
-
-
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return write_raster(tmp_path / "s.tif", PIXELS, block=256, predictor=2, interleave="pixel")
@@ -54,7 +28,7 @@ def path(tmp_path: Path) -> Path:
 
 def test_pixels_are_those_of_the_object(bucket: Any, path: Path) -> None:
     bucket.upload_file(str(path), "2024/s.tif")
-    with BucketFile("scenes", "2024/s.tif") as file, Scene(file, MANIFEST) as scene:
+    with BucketFile("predictions", "2024/s.tif") as file, Scene(file, MANIFEST) as scene:
         np.testing.assert_array_equal(window(scene, scene.core(None)), PIXELS)
         part = Box(300, 500, 257, 130)
         np.testing.assert_array_equal(window(scene, part), PIXELS[:, 500:630, 300:557])
@@ -62,11 +36,11 @@ def test_pixels_are_those_of_the_object(bucket: Any, path: Path) -> None:
 
 def test_an_object_that_is_replaced_while_it_is_read_is_noticed(bucket: Any, path: Path) -> None:
     bucket.upload_file(str(path), "s.tif")
-    with BucketFile("scenes", "s.tif") as file, Scene(file, MANIFEST) as scene:
+    with BucketFile("predictions", "s.tif") as file, Scene(file, MANIFEST) as scene:
         window(scene, Box(0, 0, 10, 10))
         other = write_raster(path, PIXELS[::-1], block=256, predictor=2, interleave="pixel")
         bucket.upload_file(str(other), "s.tif")
-        with pytest.raises(TaskError, match=r"s3://scenes/s\.tif changed while it") as caught:
+        with pytest.raises(TaskError, match=r"s3://predictions/s\.tif changed while it") as caught:
             window(scene, scene.core(None))
     assert (caught.value.code, caught.value.retryable) == ("input_changed", True)
 
@@ -78,7 +52,7 @@ def test_a_hole_in_an_object_is_told(bucket: Any, path: Path) -> None:
     content[offset + 9000 : offset + 20_000] = bytes(11_000)
     bucket.put_object(Key="s.tif", Body=bytes(content))
     with (
-        BucketFile("scenes", "s.tif") as remote,
+        BucketFile("predictions", "s.tif") as remote,
         Scene(remote, MANIFEST) as scene,
         pytest.raises(TaskError, match="at column 256, row 256 is damaged") as caught,
     ):
@@ -86,12 +60,12 @@ def test_a_hole_in_an_object_is_told(bucket: Any, path: Path) -> None:
     assert caught.value.code == "corrupt"
 
 
-@pytest.mark.parametrize(("where", "key"), [("scenes", "absent.tif"), ("absent", "s.tif")])
+@pytest.mark.parametrize(("where", "key"), [("predictions", "absent.tif"), ("absent", "s.tif")])
 def test_what_is_not_there_is_told(bucket: Any, where: str, key: str) -> None:
     with pytest.raises(TaskError, match=f"s3://{where}/{key} does not exist") as caught:
         BucketFile(where, key)
     assert caught.value.code == "not_found"
-    assert bucket.name == "scenes"
+    assert bucket.name == "predictions"
 
 
 def test_without_credentials_or_profile_one_is_told_so(
@@ -101,7 +75,7 @@ def test_without_credentials_or_profile_one_is_told_so(
     with monkeypatch.context() as without:
         without.setenv("AWS_PROFILE", "nobody")
         with pytest.raises(TaskError, match=r"nobody.*; check credentials and profile") as caught:
-            BucketFile("scenes", "s.tif")
+            BucketFile("predictions", "s.tif")
     assert (caught.value.code, caught.value.retryable) == ("forbidden", False)
     with monkeypatch.context() as without:
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
@@ -110,7 +84,7 @@ def test_without_credentials_or_profile_one_is_told_so(
         without.setenv("AWS_EC2_METADATA_DISABLED", "true")
         without.setenv("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
         with pytest.raises(TaskError, match=r"credentials.*AWS_NO_SIGN_REQUEST=YES"):
-            BucketFile("scenes", "s.tif")
+            BucketFile("predictions", "s.tif")
 
 
 def test_a_place_that_nobody_answers_at_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,6 +94,6 @@ def test_a_place_that_nobody_answers_at_is_told(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     monkeypatch.setattr("geostudio_dagster.connectors.bucket._PATIENCE_S", 0.0)
-    with pytest.raises(TaskError, match=r"s3://scenes/s\.tif can't be reached") as caught:
-        BucketFile("scenes", "s.tif")
+    with pytest.raises(TaskError, match=r"s3://predictions/s\.tif can't be reached") as caught:
+        BucketFile("predictions", "s.tif")
     assert caught.value.retryable

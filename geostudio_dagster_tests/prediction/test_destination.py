@@ -9,9 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 
 from geostudio_dagster.errors import TaskError
 from geostudio_dagster.prediction.destination import BucketDestination
@@ -19,31 +17,6 @@ from geostudio_dagster_tests.conftest import write_scene
 from geostudio_dagster_tests.prediction.test_command import call, engine
 
 PART = 8 * 1024**2  # bytes from which boto3 uploads in parts
-
-
-@pytest.fixture(scope="module")
-def port() -> Iterator[int]:
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    yield server.get_host_and_port()[1]
-    server.stop()
-
-
-@pytest.fixture
-def bucket(port: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    for name, value in {
-        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
-        "AWS_ACCESS_KEY_ID": "key",
-        "AWS_SECRET_ACCESS_KEY": "secret",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_MAX_ATTEMPTS": "1",
-    }.items():
-        monkeypatch.setenv(name, value)
-    place = boto3.resource("s3").Bucket("predictions")
-    place.create()
-    yield place
-    place.objects.delete()
-    place.delete()
 
 
 @pytest.fixture
@@ -145,8 +118,8 @@ class _FailingPart(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def failing_port(port: int) -> Iterator[int]:
-    handler = type("Handler", (_FailingPart,), {"behind": port})
+def failing_port(s3_port: int) -> Iterator[int]:
+    handler = type("Handler", (_FailingPart,), {"behind": s3_port})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(
         target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
