@@ -166,8 +166,8 @@ HIDING = [
                 for _ in range(16):
                     file.write(bytes(1 << 20))
         """,
+        # For its folders or for its bytes, whichever is seen first.
         reasons=("disk",),
-        says=("folders",),
     ),
     Attack(
         "closed_folders",
