@@ -69,10 +69,11 @@ def test_a_file_that_cannot_be_drawn_is_refused_first(
         folder = tmp_path / "folder.svg"
         folder.mkdir()
         name = folder.name
+    before = list(tmp_path.iterdir())
     result = call(bundle_folder, scene, tmp_path / "o.tif", "--profile", str(tmp_path / name))
     assert result.exit_code == 2
     assert said in result.output
-    assert not [item for item in tmp_path.iterdir() if item.is_file()]
+    assert list(tmp_path.iterdir()) == before
 
 
 def test_a_picture_that_fails_at_the_end_costs_no_prediction(

@@ -161,13 +161,15 @@ HIDING = [
         for _ in range(60):
             os.mkdir("d" * 200)
             os.chdir("d" * 200)
-        for number in range(10_000):
+        # More than may be left, and less than would be noticed as it is written.
+        for number in range(6):
             with open(f"{number}.bin", "wb") as file:
                 for _ in range(16):
                     file.write(bytes(1 << 20))
+        time.sleep(60)
         """,
-        # For its folders or for its bytes, whichever is seen first.
         reasons=("disk",),
+        says=("folders",),
     ),
     Attack(
         "closed_folders",
