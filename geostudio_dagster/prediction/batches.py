@@ -75,7 +75,8 @@ class Batch:
 class BatchReader:
     """Batches of the patches that contribute to ``core``, panel by panel, in row-major order.
 
-    ``room`` makes memory of a shape and type; what it holds doesn't matter.
+    ``load`` is how many rows are read at a time. ``room`` makes memory of a shape and type; what it
+    holds doesn't matter.
     """
 
     def __init__(
@@ -85,6 +86,7 @@ class BatchReader:
         core: Box,
         panels: Sequence[Panel],
         *,
+        load: int,
         batch_size: int,
         clock: StageClock,
         room: Callable[[tuple[int, ...], np.dtype[Any]], NDArray[Any]],
@@ -93,6 +95,7 @@ class BatchReader:
         self._grid = grid
         self._core = core
         self._panels = panels
+        self._load = load
         self._batch_size = batch_size
         self._clock = clock
         self._room = room
@@ -130,7 +133,9 @@ class BatchReader:
         top, left = grid.rows.starts[rows[0]], grid.cols.starts[cols[0]]
         bottom = min(grid.rows.starts[rows[-1]] + grid.size, grid.height)
         right = min(grid.cols.starts[cols[-1]] + grid.size, grid.width)
-        return SceneStrip(self._scene, (left, right), (top, bottom), grid.size)
+        return SceneStrip(
+            self._scene, (left, right), (top, bottom), size=grid.size, load=self._load
+        )
 
     def _rows(self, panel: Panel, strip: SceneStrip) -> Iterator[RowStart]:
         """The rows of patches, each with the strip's pixels where it needs them."""

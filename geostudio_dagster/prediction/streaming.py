@@ -17,13 +17,12 @@ from geostudio_dagster.errors import Cancelled
 from geostudio_dagster.models.bundle import Bundle
 from geostudio_dagster.models.memory import give_back_memory
 from geostudio_dagster.prediction.batches import Batch, BatchReader, Patch
-from geostudio_dagster.prediction.panels import Panel, panels
+from geostudio_dagster.prediction.panels import Panel, choose_reading, panels
 from geostudio_dagster.prediction.readahead import read_ahead
 from geostudio_dagster.prediction.report import PredictionReport, StageClock, peak_rss
 from geostudio_dagster.prediction.turns import Place
 from geostudio_dagster.raster.patches import Box, PatchGrid
 from geostudio_dagster.raster.scene import Scene
-from geostudio_dagster.raster.strips import load_rows
 
 if TYPE_CHECKING:
     import numpy as np
@@ -69,6 +68,14 @@ class Stream:
         self._memory = memory
         self._place = place
         self._grid = grid
+        self._reading = choose_reading(
+            scene.block,
+            core.width,
+            grid.size,
+            pixel=len(scene.channels) * scene.dtype.itemsize + 1,
+            output=4 * model.channels + 1,
+            memory=memory,
+        )
         self._patches = 0
         self._skipped = 0
 
@@ -102,7 +109,7 @@ class Stream:
     @contextmanager
     def _room(self) -> Iterator[None]:
         """In the body there is room for this scene's pixels beside those of other predictions."""
-        needed = self._per_column() * (self._core.width + self._grid.size)
+        needed = self._reading.per_column * (self._core.width + self._grid.size)
         began = time.perf_counter()
         with self._place.room(needed, self._memory):
             # No span of the timeline, which has one prediction, and that never waits here.
@@ -120,7 +127,8 @@ class Stream:
             self._scene,
             self._grid,
             self._core,
-            panels(self._grid, self._core, self._widest()),
+            panels(self._grid, self._core, self._reading.widest),
+            load=self._reading.load,
             batch_size=self._plan.batch_size,
             clock=self._clock,
             room=host_memory(self._plan.device),
@@ -197,18 +205,6 @@ class Stream:
             "GEOSTUDIO_BANDS": ",".join(band.name for band in manifest.bands),
             "GEOSTUDIO_SCALE_TAGS": "applied" if manifest.scaled_by_tags else "ignored",
         }
-
-    def _widest(self) -> int:
-        """Pixels that a panel may be wide for its rows to fit the memory."""
-        size = self._grid.size
-        return max(self._memory // self._per_column() - 2 * size, 2 * size)
-
-    def _per_column(self) -> int:
-        """Bytes of the rows in flight, of each column of pixels."""
-        size = self._grid.size
-        rows = size + load_rows(self._scene)
-        pixels = rows * (len(self._scene.channels) * self._scene.dtype.itemsize + 1)
-        return pixels + size * (4 * self._model.channels + 1)
 
 
 class _Progressing:

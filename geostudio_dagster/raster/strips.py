@@ -1,4 +1,4 @@
-"""A sliding strip of a scene in memory: each block is read once, patches are cut from it."""
+"""A sliding strip of a scene in memory: rows are read as they are needed, patches cut from it."""
 
 from __future__ import annotations
 
@@ -10,26 +10,27 @@ from numpy.typing import NDArray
 from geostudio_dagster.raster.patches import Box, reflected
 from geostudio_dagster.raster.scene import Scene
 
-_LOAD_ROWS = 256  # least rows per load, where blocks are lower than that
-_MOST_ROWS = 512  # most rows per load, where blocks are higher than that
 _LOAD_COLS = 2048  # columns per read: bounds what GDAL's block cache must hold
 
 
 class SceneStrip:
     """Raw pixels (channels, rows, columns) of the scene's rows that patches still need.
 
-    Covers ``columns`` (first, one past the last) of the scene. Rows only move down: a row above
-    the last patch that was asked for is gone.
+    Covers ``columns`` and ``rows`` (first, one past the last) of the scene, of which ``load`` rows
+    are read at a time, up to the next multiple. Rows only move down: a row above the last patch
+    that was asked for is gone.
     """
 
-    def __init__(self, scene: Scene, columns: tuple[int, int], rows: tuple[int, int], size: int):
+    def __init__(
+        self, scene: Scene, columns: tuple[int, int], rows: tuple[int, int], *, size: int, load: int
+    ) -> None:
         self._scene = scene
         self._size = size
         self._left, right = columns
         self._first, self._end = rows
         self._loaded = self._first  # one past the last row in memory
-        self._step = load_rows(scene)
-        height = min(size + self._step, self._end - self._first)
+        self._step = load
+        height = min(size + load, self._end - self._first)
         shape = (height, right - self._left)
         self._pixels = np.empty((len(scene.channels), *shape), dtype=scene.dtype)
         self._valid = np.empty(shape, dtype=np.bool_)
@@ -89,9 +90,3 @@ class SceneStrip:
             )
             left = right
         self._loaded = stop
-
-
-def load_rows(scene: Scene) -> int:
-    """How many rows are read at a time: whole blocks, of a bounded height."""
-    block = min(scene.block[0], _MOST_ROWS)
-    return max(_LOAD_ROWS // block, 1) * block

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import io
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import rasterio
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from geostudio_dagster.models.bundle import Bundle
 from geostudio_dagster.prediction import PredictOptions, predict
-from geostudio_dagster.prediction.panels import panels
+from geostudio_dagster.prediction.panels import choose_reading, panels
 from geostudio_dagster.raster.patches import Box, PatchGrid
 from geostudio_dagster_tests.prediction.builders import (
     Convolutions,
@@ -81,6 +85,85 @@ def test_narrow_panels_give_the_same_file_from_as_many_patches(
         results.append((report.patches, report.nodata_fraction, read(target).tobytes()))
     assert results[0] == results[1]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1.tif", "67108864.tif", "s.tif"]
+
+
+class Counted:
+    """A local GeoTIFF that notes the places that GDAL reads at."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.places: list[int] = []
+
+    def __fspath__(self) -> str:
+        return str(self._path)
+
+    def opener(self, _path: str, _mode: str = "rb", **_: Any) -> io.RawIOBase:
+        return _Noting(self._path, self.places)
+
+    def decodings(self) -> float:
+        """How often each block was read, on average."""
+        with rasterio.open(self._path) as file:
+            rows, cols = file.block_shapes[0]
+            grid = product(range(-(-file.width // cols)), range(-(-file.height // rows)))
+            tags = [f"BLOCK_OFFSET_{col}_{row}" for col, row in grid]
+            offsets = {int(file.get_tag_item(tag, "TIFF", bidx=1)) for tag in tags}
+        assert offsets <= set(self.places), "every block is read"
+        return sum(place in offsets for place in self.places) / len(offsets)
+
+
+class _Noting(io.FileIO):
+    def __init__(self, path: Path, places: list[int]) -> None:
+        super().__init__(path)
+        self._places = places
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self._places.append(self.tell())
+        return super().read(size)
+
+
+@pytest.mark.parametrize(
+    ("block", "panels", "most"),
+    [
+        ((16, 16), 2, 33 / 32),
+        ((64, 64), 3, 10 / 8),
+        ((256, 256), 1, 1.0),
+        ((512, 512), 1, 1.0),
+        ((16, 512), 1, 1.0),
+        ((1, 512), 1, 1.0),
+    ],
+)
+def test_blocks_are_decoded_once_and_again_only_where_two_panels_meet(
+    bundle: Bundle, tmp_path: Path, block: tuple[int, int], panels: int, most: float
+) -> None:
+    pixels = np.random.default_rng(0).normal(size=(2, 520, 512)).astype(np.float32)
+    shape = {"blockysize": block[0], "blockxsize": block[1], "tiled": block[1] < 512}
+    scene = Counted(write_raster(tmp_path / "s.tif", pixels, interleave="pixel", **shape))
+    reading = choose_reading(block, 512, 32, pixel=9, output=13, memory=1)
+    memory = reading.per_column * (512 // panels + 64 + 1)
+    options = PredictOptions(patch=32, overlap=8, memory=memory)
+    predict(scene, bundle, tmp_path / "out.tif", scratch=tmp_path, options=options)
+    assert scene.decodings() <= most
+
+
+@pytest.mark.parametrize(
+    ("block", "channels", "load", "decodings"),
+    [
+        ((512, 512), 6, 512, 1 + 2 / 22),  # a COG's blocks
+        ((1024, 1024), 6, 1024, 1 + 3 / 11),  # Sentinel-2's
+        ((256, 256), 6, 256, 1 + 1 / 43),
+        ((1, 10980), 6, 64, 1.0),  # strips: a panel more would decode all of them again
+        ((16, 10980), 6, 64, 1.0),
+        ((4096, 4096), 6, 4096, 1 + 15 / 3),  # four parts of each would make it eight
+        ((1024, 1024), 60, 256, 4 * (1 + 16 / 11)),  # more rows take too much memory,
+    ],
+)
+def test_rows_are_read_so_that_a_sentinel_2_granule_is_decoded_least_often(
+    block: tuple[int, int], channels: int, load: int, decodings: float
+) -> None:
+    pixel, most = 2 * channels + 1, 64 * 1024**2
+    reading = choose_reading(block, 10980, 224, pixel=pixel, output=9, memory=most)
+    assert (reading.load, reading.decodings) == (load, pytest.approx(decodings))
+    assert reading.per_column * (reading.widest + 2 * 224) <= most
 
 
 def nameless_bytes(folder: Path) -> int:

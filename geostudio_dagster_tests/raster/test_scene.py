@@ -244,17 +244,17 @@ def test_a_scene_that_changes_under_way_is_noticed(tmp_path: Path) -> None:
     assert caught.value.retryable
 
 
-@pytest.mark.parametrize("block", [16, 64, 256])
+@pytest.mark.parametrize(("block", "load"), [(16, 256), (64, 64), (256, 256), (256, 100)])
 @pytest.mark.parametrize("interleave", ["pixel", "band"])
 def test_strips_hold_the_scenes_pixels_wherever_they_are(
-    tmp_path: Path, block: int, interleave: str
+    tmp_path: Path, block: int, load: int, interleave: str
 ) -> None:
     rng = np.random.default_rng(1)
     pixels = rng.integers(1, 9999, (2, 700, 90)).astype(np.uint16)
     pixels[0, 300:310, 20:30] = 0
     path = write_raster(tmp_path / "s.tif", pixels, nodata=0, block=block, interleave=interleave)
     with Scene(path, manifest("a", "b")) as scene:
-        strip = SceneStrip(scene, columns=(5, 85), rows=(40, 700), size=48)
+        strip = SceneStrip(scene, columns=(5, 85), rows=(40, 700), size=48, load=load)
         for row in (40, 72, 104, 290, 300, 500, 652):
             strip.advance(row)
             for col in (5, 21, 37):
