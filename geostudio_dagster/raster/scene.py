@@ -153,7 +153,11 @@ class Scene:
             file = self._files[number]
             read = file.read if alpha else file.read_masks
             with self._reading(number, [alpha] if alpha else [], box) as window:
-                np.logical_and(valid, read(alpha or 1, window=window), out=valid)
+                mask = read(alpha or 1, window=window)
+                checksums = self._checksums[number]
+                if alpha and checksums is not None:
+                    checksums.check_read([alpha], box, mask[np.newaxis])
+                np.logical_and(valid, mask, out=valid)
         self._exclude_nodata(out, valid)
 
     def check_unchanged(self) -> None:
@@ -175,8 +179,12 @@ class Scene:
         for number, run in groupby(self.channels, key=lambda channel: channel.file):
             bands = [channel.band for channel in run]
             with self._reading(number, bands, box) as window:
+                pixels = out[first : first + len(bands)]
                 # One call for all bands: a pixel-interleaved block is decoded once.
-                self._files[number].read(bands, window=window, out=out[first : first + len(bands)])
+                self._files[number].read(bands, window=window, out=pixels)
+                checksums = self._checksums[number]
+                if checksums is not None:
+                    checksums.check_read(bands, box, pixels)
             first += len(bands)
 
     @contextmanager
@@ -185,7 +193,7 @@ class Scene:
         checksums = self._checksums[number]
         try:
             if checksums is not None:
-                checksums.check(bands, box)  # first: it asks for all blocks at once
+                checksums.expect(bands, box)
             yield Window(box.col, box.row, box.width, box.height)
         except (RasterioError, OSError, DamagedBlockError) as error:
             _raise_own(self.paths[number])
