@@ -171,6 +171,14 @@ Calibrate = Annotated[
         "data folder. By default where that folder is."
     ),
 ]
+Tuned = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAMES",
+        help="What may be done to a torch network to make it quicker: some of fold, "
+        "channels_last and pack with commas between them, or none; all by default.",
+    ),
+]
 Convert = Annotated[
     bool | None,
     typer.Option(
@@ -205,6 +213,7 @@ def predict(
     probabilities: Probabilities = False,
     calibrate: Calibrate = None,
     onnx_engine: Engine = None,
+    tuning: Tuned = None,
     convert: Convert = None,
     quicklook: Quicklook = None,
     profile: Profile = None,
@@ -227,6 +236,7 @@ def predict(
             programs=command.programs(convert),
             profile=profile,
             onnx_engine=command.onnx_engine(onnx_engine),
+            tuning=command.tuning(tuning),
         )
         scenes = _in_order(inputs, more or ())
         _run(command.Job(model, scenes, output, options, probabilities, quicklook), as_json)

@@ -17,6 +17,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from geostudio_dagster.errors import InvalidRequest
 from geostudio_dagster.gateway_settings import GatewaySettings
+from geostudio_dagster.models.tuning import EVERYTHING, Tuning
 from geostudio_dagster.stac_settings import StacSource
 
 _PREFIX = "GEOSTUDIO_"
@@ -276,6 +277,11 @@ class Settings(BaseSettings):
     onnx_engine: Literal["auto", "onnxruntime", "openvino"] = Field(
         default="auto", description="What runs ONNX models; auto is OpenVINO where it is installed."
     )
+    tuning: str = Field(
+        default=str(EVERYTHING),
+        description="What may be done to torch networks to make them quicker: names of fold, "
+        "channels_last and pack with commas between them, or none.",
+    )
     precision: Literal["exact", "auto"] = Field(
         default="exact",
         description="Of models that do not say it themselves: exact is float32, auto is bfloat16 "
@@ -305,6 +311,11 @@ class Settings(BaseSettings):
     @classmethod
     def _absolute(cls, value: Path) -> Path:
         return value.expanduser().absolute()
+
+    @field_validator("tuning")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        return str(Tuning.of(value))
 
     @cached_property
     def catalog_url(self) -> str:

@@ -8,17 +8,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from geostudio_dagster.models.bundle import Bundle, OnnxEngine
+from geostudio_dagster.models.tuning import EVERYTHING, Tuning
 
 if TYPE_CHECKING:
     from geostudio_dagster.models.runtime import Model
 
 CAPACITY = 2
 
-_Key = tuple[str, str, int, OnnxEngine]
+_Key = tuple[str, str, int, OnnxEngine, Tuning]
 
 
 class ModelCache:
-    """Keeps the models used last, by digest, device, patch size and ONNX engine; thread-safe."""
+    """Keeps the models used last, by digest, device, patch size, ONNX engine and tuning.
+
+    Thread-safe.
+    """
 
     def __init__(self, capacity: int = CAPACITY) -> None:
         self.loads = 0
@@ -34,13 +38,14 @@ class ModelCache:
         *,
         onnx_engine: OnnxEngine = "auto",
         programs: Path | None = None,
+        tuning: Tuning = EVERYTHING,
     ) -> Model:
         """The loaded model; whoever asks first loads it, others of the same key wait for that.
 
         Raises:
             TaskError: as for :func:`geostudio_dagster.models.runtime.load_runtime`.
         """
-        key = bundle.digest, device, bundle.manifest.patch.size, onnx_engine
+        key = bundle.digest, device, bundle.manifest.patch.size, onnx_engine, tuning
         with self._lock:
             gate = self._loading.setdefault(key, threading.Lock())
         with gate:
@@ -49,7 +54,9 @@ class ModelCache:
                 return model
             from geostudio_dagster.models.runtime import load_runtime
 
-            model = load_runtime(bundle, device, onnx_engine=onnx_engine, programs=programs)
+            model = load_runtime(
+                bundle, device, onnx_engine=onnx_engine, programs=programs, tuning=tuning
+            )
             return self._keep(key, model)
 
     def clear(self) -> None:
@@ -82,6 +89,7 @@ def loaded(
     *,
     onnx_engine: OnnxEngine = "auto",
     programs: Path | None = None,
+    tuning: Tuning = EVERYTHING,
 ) -> Model:
     """The bundle's model on ``device``, from this process's cache."""
-    return MODELS.get(bundle, device, onnx_engine=onnx_engine, programs=programs)
+    return MODELS.get(bundle, device, onnx_engine=onnx_engine, programs=programs, tuning=tuning)

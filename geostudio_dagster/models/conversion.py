@@ -52,8 +52,9 @@ def keep_program(bundle: Bundle, folder: Path, model: Model | None = None) -> No
 
     Args:
         bundle: nothing is done where its runtime loads quickly anyway.
-        model: the bundle's, if it is loaded already. One on a GPU is built again, on the
-            processor; nothing is done for one of a program that was removed since.
+        model: the bundle's, if it is loaded already. One on a GPU, or of another tuning, is
+            built again, on the processor; nothing is done for one of a program that was removed
+            since.
 
     Raises:
         TaskError: as for :func:`load_runtime`.
@@ -63,15 +64,15 @@ def keep_program(bundle: Bundle, folder: Path, model: Model | None = None) -> No
     place = ProgramFile.of(bundle, folder)
     if place.read() is not None:
         return
-    if model is None or model.device != "cpu":
+    if model is None or model.device != "cpu" or not model.tuning.as_programs:
         model = load_runtime(bundle)
     if isinstance(model.runtime, TorchRuntime):
-        program = _program(model.runtime, model.folded, bundle.manifest.name)
+        program = _program(model.runtime, model, bundle.manifest.name)
         if program is not None:
             _keep(program, bundle, place)
 
 
-def _program(runtime: TorchRuntime, folded: int, name: str) -> Program | None:
+def _program(runtime: TorchRuntime, model: Model, name: str) -> Program | None:
     try:
         graph = graph_of(
             lambda pixels: as_tensor(runtime.forward(pixels)),
@@ -85,7 +86,7 @@ def _program(runtime: TorchRuntime, folded: int, name: str) -> Program | None:
     except Exception as error:  # of memory or a disk
         log.warning("model %s can't be kept as a program now: %s", name, error)
         return None
-    return Program(graph, folded)
+    return Program(graph, model.folded, model.channels_last)
 
 
 def _keep(program: Program, bundle: Bundle, place: ProgramFile) -> None:

@@ -26,13 +26,15 @@ _IMAGE = 4  # dimensions of (N, bands, H, W)
 class TorchRuntime:
     """A module in evaluation mode: see :class:`contract.Runtime`.
 
-    ``batch_size`` is the only one that it was exported for, or None.
+    ``batch_size`` is the only one that it was exported for, or None. ``channels_last`` is how
+    it gets its pixels.
     """
 
     module: nn.Module
     spec: InputSpec
     device: str
     batch_size: int | None = None
+    channels_last: bool = True
 
     engine: ClassVar[str] = "torch"
     concurrency: ClassVar[None] = None
@@ -42,12 +44,18 @@ class TorchRuntime:
         """The module's output; a multi-modal one gets a dict by modality."""
         given = self.spec.arrange(pixels.to(self.device, non_blocking=True))
         if isinstance(given, dict):
-            return self.module({name: _laid_out(plane) for name, plane in given.items()})
-        return self.module(_laid_out(given))
+            return self.module({name: self._laid_out(plane) for name, plane in given.items()})
+        return self.module(self._laid_out(given))
 
     def moved(self, device: str) -> TorchRuntime:
         """The same module, on ``device`` from now on."""
         return replace(self, module=self.module.to(device), device=device)
+
+    def _laid_out(self, pixels: Tensor) -> Tensor:
+        # Convolutions are up to 1.4 times as fast with the channels last.
+        if self.channels_last and pixels.ndim == _IMAGE:
+            return pixels.contiguous(memory_format=torch.channels_last)
+        return pixels
 
 
 class ProgramRuntime:
@@ -55,7 +63,7 @@ class ProgramRuntime:
 
     Its weights are of the type that the calling thread's autocast asks for, and packed for the
     batches that were announced. Only those asked for last are kept; others are read again from
-    the file, which is held open: so it may be removed.
+    the file, which is held open: so it may be removed. ``pack`` is whether they are packed at all.
     """
 
     engine: ClassVar[str] = "torch"
@@ -63,12 +71,12 @@ class ProgramRuntime:
     concurrency: ClassVar[None] = None
     autocasts: ClassVar[bool] = True
 
-    def __init__(self, graph: Graph, device: str, file: BinaryIO) -> None:
+    def __init__(self, graph: Graph, device: str, file: BinaryIO, *, pack: bool = True) -> None:
         self.device = device
         self._file = file
         weakref.finalize(self, file.close)
         on_processor = torch.device(device).type == "cpu"
-        self._packs = graph.packs if on_processor else ()
+        self._packs = graph.packs if on_processor and pack else ()
         self._convolved = graph.convolved
         as_seen = on_processor and graph.seen_on == instruction_sets()
         self._steady = graph.steady if as_seen else ()
@@ -97,6 +105,12 @@ class ProgramRuntime:
                 self._expectations.remove(batches)
                 if self._expectations:  # or else the next batches may well be such, too
                     self._expected = self._expectations[0]
+
+    @property
+    def packed(self) -> int:
+        """How many weights are packed now."""
+        with self._lock:
+            return self._packed.count
 
     def takes_fewer(self) -> bool:
         """Whether the patches of a smaller batch give the same numbers, and as soon."""
@@ -166,10 +180,3 @@ class _Weights:
     def suit(self, other: _Weights) -> bool:
         """Whether the others can be made of these."""
         return self.packed_for is None and self.dtype in (torch.float32, other.dtype)
-
-
-def _laid_out(pixels: Tensor) -> Tensor:
-    # Convolutions are up to 1.4 times as fast with the channels last.
-    if pixels.ndim != _IMAGE:
-        return pixels
-    return pixels.contiguous(memory_format=torch.channels_last)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # Of what is in a file, how it is built and what was folded before: one up with each change.
-_FORMAT = 4
+_FORMAT = 5
 CONVERTED = frozenset({"terratorch"})  # runtimes whose networks take long to build
 # Whose code is in a graph, or made it.
 _MAKERS = ("torch", "terratorch", "timm", "segmentation-models-pytorch", "torchgeo")
@@ -44,11 +44,13 @@ class Program:
     Attributes:
         graph: of the network; None where it has none.
         folded: batch normalisations that convolutions carry in it.
+        channels_last: whether its convolutions compute with the channels last.
         refusal: why there is no graph: the network is built each time.
     """
 
     graph: Graph | None
     folded: int = 0
+    channels_last: bool = False
     refusal: str = ""
 
 
@@ -129,6 +131,7 @@ class ProgramFile:
             "steady": program.graph.steady if program.graph else (),
             "seen_on": program.graph.seen_on if program.graph else "",
             "folded": program.folded,
+            "channels_last": program.channels_last,
             "refusal": program.refusal,
         }
         try:
@@ -167,7 +170,12 @@ class ProgramFile:
         """What a file holds, which must say itself whose it is: its name is a short digest only."""
         if found["key"] != self.key:
             raise ValueError("it is of another model")
-        return Program(_graph(found), int(found["folded"]), str(found["refusal"]))
+        return Program(
+            _graph(found),
+            int(found["folded"]),
+            bool(found["channels_last"]),
+            str(found["refusal"]),
+        )
 
     @property
     def _mark(self) -> Path:

@@ -29,6 +29,7 @@ from geostudio_dagster.models.packing import Batches
 from geostudio_dagster.models.programs import CONVERTED, ProgramFile
 from geostudio_dagster.models.remote import load_endpoint
 from geostudio_dagster.models.terratorch import load_terratorch
+from geostudio_dagster.models.tuning import EVERYTHING, Tuning
 
 log = logging.getLogger(__name__)
 
@@ -50,14 +51,18 @@ class Model:
         channels: of the output; as many as classes for a segmentation.
         binary: whether one logit stands for two classes.
         folded: batch normalisations that convolutions carry now.
+        channels_last: whether torch's convolutions compute with the channels last.
         attends: whether it is a transformer.
+        tuning: what could be done to it.
     """
 
     runtime: Runtime
     channels: int = 1
     binary: bool = False
     folded: int = 0
+    channels_last: bool = False
     attends: bool = False
+    tuning: Tuning = EVERYTHING
 
     @property
     def engine(self) -> str:
@@ -83,6 +88,11 @@ class Model:
     def device(self) -> str:
         """Where its outputs are."""
         return self.runtime.device
+
+    @property
+    def packed(self) -> int:
+        """Weights of convolutions that are packed now."""
+        return self.runtime.packed if isinstance(self.runtime, ProgramRuntime) else 0
 
     def expecting(self, batches: Batches, *, first: bool = False) -> AbstractContextManager[None]:
         """In the body such batches come: numbers don't depend on it, speed may.
@@ -122,6 +132,7 @@ def load_runtime(
     *,
     onnx_engine: OnnxEngine = "auto",
     programs: Path | None = None,
+    tuning: Tuning = EVERYTHING,
 ) -> Model:
     """Load the bundle's weights and try them on one empty patch.
 
@@ -129,7 +140,8 @@ def load_runtime(
         bundle: the model. device: where it computes. onnx_engine: what runs it, if it is ONNX.
         programs: folder to take the network's program from, if there is one; see
             :mod:`programs`. Outputs are the same bytes with and without on a processor; on a
-            GPU the weights are.
+            GPU the weights are. None is taken for a tuning that programs don't have.
+        tuning: what may be done to a torch network.
 
     Raises:
         TaskError: ``model_unusable``, weights that don't load, don't fit the configuration, or
@@ -138,28 +150,30 @@ def load_runtime(
         MemoryError, RuntimeError: the machine's memory, or a GPU's, does not do for it now.
     """
     model = None
-    if programs is not None and bundle.manifest.runtime in CONVERTED:
-        model = _of_program(bundle, device, ProgramFile.of(bundle, programs))
-    return model or _built(bundle, device, onnx_engine)
+    if programs is not None and bundle.manifest.runtime in CONVERTED and tuning.as_programs:
+        model = _of_program(bundle, device, ProgramFile.of(bundle, programs), pack=tuning.pack)
+    return replace(model or _built(bundle, device, onnx_engine, tuning), tuning=tuning)
 
 
-def _of_program(bundle: Bundle, device: str, place: ProgramFile) -> Model | None:
+def _of_program(bundle: Bundle, device: str, place: ProgramFile, *, pack: bool) -> Model | None:
     """The model from its program; None where that can't be, and building it tells more."""
     program = place.read()
     if program is None or program.graph is None:
         return None
     try:
-        runtime = ProgramRuntime(program.graph, device, place.path.open("rb"))
-        return _checked(runtime, bundle, program.folded)
+        runtime = ProgramRuntime(program.graph, device, place.path.open("rb"), pack=pack)
+        model = _checked(runtime, bundle)
     except NO_GRAPH:
         log.warning("%s is no program of its model; it is removed", place.path, exc_info=True)
         place.remove()
     except (TaskError, OSError):
         log.warning("%s can't be used here, the network is built", place.path, exc_info=True)
+    else:
+        return replace(model, folded=program.folded, channels_last=program.channels_last)
     return None
 
 
-def _built(bundle: Bundle, device: str, onnx_engine: OnnxEngine) -> Model:
+def _built(bundle: Bundle, device: str, onnx_engine: OnnxEngine, tuning: Tuning) -> Model:
     """The model as its own loader makes it."""
     manifest = bundle.manifest
     # Folded on the processor wherever it computes, as programs are: so weights are the same bits.
@@ -168,10 +182,13 @@ def _built(bundle: Bundle, device: str, onnx_engine: OnnxEngine) -> Model:
     as_later = computing_with(usual_threads()) if manifest.runtime == "onnx" else nullcontext()
     with as_later:
         model = _checked(_loaded(bundle, first, onnx_engine), bundle)
-    runtime, folded = model.runtime, _fold(model.runtime, manifest)
-    if first != device and isinstance(runtime, TorchRuntime):
-        return _checked(runtime.moved(device), bundle, folded)
-    return replace(model, folded=folded)
+    if not isinstance(model.runtime, TorchRuntime):
+        return model
+    runtime, folded, channels_last = _tuned(model.runtime, manifest, tuning)
+    if first != device:
+        runtime = runtime.moved(device)
+        model = _checked(runtime, bundle)
+    return replace(model, runtime=runtime, folded=folded, channels_last=channels_last)
 
 
 def _loaded(bundle: Bundle, device: str, onnx_engine: OnnxEngine) -> Runtime:
@@ -193,7 +210,7 @@ def _loaded(bundle: Bundle, device: str, onnx_engine: OnnxEngine) -> Runtime:
         ) from error
 
 
-def _checked(runtime: Runtime, bundle: Bundle, folded: int = 0) -> Model:
+def _checked(runtime: Runtime, bundle: Bundle) -> Model:
     """The model, once it has made of an empty patch what the manifest says."""
     manifest = bundle.manifest
     with AttentionWatch() as watch:
@@ -207,21 +224,28 @@ def _checked(runtime: Runtime, bundle: Bundle, folded: int = 0) -> Model:
             "classes; correct the list of classes.",
         )
     channels = 2 if binary else channels
-    return Model(runtime, channels, binary, folded, watch.seen)
+    return Model(runtime, channels, binary, attends=watch.seen)
 
 
-def _fold(runtime: Runtime, manifest: BundleManifest) -> int:
-    """Make a torch module quicker without changing what it gives."""
-    if not isinstance(runtime, TorchRuntime):
-        return 0
+def _tuned(
+    runtime: TorchRuntime, manifest: BundleManifest, tuning: Tuning
+) -> tuple[TorchRuntime, int, bool]:
+    """A torch module made quicker without changing what it gives.
+
+    Also how many normalisations were folded, and whether the channels are kept last.
+    """
+    runtime = replace(runtime, channels_last=tuning.channels_last)
     torch.set_float32_matmul_precision("highest")  # see forward.ForwardPass; or nothing is close
     size, planes = manifest.patch.size, InputSpec.of(manifest).planes
     shape = runtime.batch_size or 2, planes, size, size
     pixels = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     one = pixels[: runtime.batch_size or 1]
-    folded = fold_batch_norms(runtime.module, lambda: as_tensor(runtime.forward(one)))
-    keep_channels_last(runtime.module, lambda: as_tensor(runtime.forward(pixels)))
-    return folded
+    folded, kept = 0, False
+    if tuning.fold:
+        folded = fold_batch_norms(runtime.module, lambda: as_tensor(runtime.forward(one)))
+    if tuning.channels_last:
+        kept = keep_channels_last(runtime.module, lambda: as_tensor(runtime.forward(pixels)))
+    return runtime, folded, kept
 
 
 def _try(model: Model, bundle: Bundle) -> int:

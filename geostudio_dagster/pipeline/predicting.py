@@ -11,6 +11,7 @@ from rio_cogeo.cogeo import cog_validate
 from geostudio_dagster.catalog import TaskRecord
 from geostudio_dagster.installation import Installation
 from geostudio_dagster.models.bundle import as_map
+from geostudio_dagster.models.tuning import Tuning
 from geostudio_dagster.pipeline.scenes import scene_of
 from geostudio_dagster.pipeline.stage import ProducedFile, StageReport, StepOutput, WorkContext
 from geostudio_dagster.prediction import PredictOptions, predict
@@ -34,6 +35,7 @@ def predict_task(task: TaskRecord, context: WorkContext) -> StepOutput:
         precision=bundle.manifest.precision or settings.precision,
         calibrations=settings.calibrations if settings.calibrate else None,
         onnx_engine=settings.onnx_engine,
+        tuning=Tuning.of(settings.tuning),
         programs=settings.programs if settings.convert else None,
     )
     report = predict(

@@ -36,6 +36,7 @@ from geostudio_dagster.models.bundle import (
 )
 from geostudio_dagster.models.cache import loaded
 from geostudio_dagster.models.programs import CONVERTED, ProgramFile
+from geostudio_dagster.models.tuning import Tuning
 from geostudio_dagster.prediction.destination import Destination, destination
 from geostudio_dagster.prediction.engine import predict
 from geostudio_dagster.prediction.inputs import readable
@@ -115,7 +116,8 @@ def keep_for_next_time(job: Job, facts: dict[str, Any], terminal: Console) -> No
     ``facts`` are what :func:`run` returned. Whatever fails here, the output is in place.
     """
     folder, size = job.options.programs, facts["patch"]
-    if folder is None or facts["runtime"] not in CONVERTED:
+    as_programs = job.options.tuning.as_programs
+    if folder is None or not as_programs or facts["runtime"] not in CONVERTED:
         return
     if ProgramFile.at(folder, facts["digest"], size).exists:
         return
@@ -125,7 +127,13 @@ def keep_for_next_time(job: Job, facts: dict[str, Any], terminal: Console) -> No
 
         bundle = with_patch(load_bundle(job.model), size)
         engine = job.options.onnx_engine
-        model = loaded(bundle, facts["device"], onnx_engine=engine, programs=folder)
+        model = loaded(
+            bundle,
+            facts["device"],
+            onnx_engine=engine,
+            programs=folder,
+            tuning=job.options.tuning,
+        )
         keep_program(bundle, folder, model)
     except (GeostudioError, OSError, RuntimeError, MemoryError, KeyboardInterrupt) as error:
         terminal.print(f"The model was not kept ({type(error).__name__}).")
@@ -211,6 +219,16 @@ def onnx_engine(wanted: OnnxEngine | None) -> OnnxEngine:
     """What runs ONNX models: as wanted, or as the settings say."""
     with _as_sentences():
         return wanted or read_settings().onnx_engine
+
+
+def tuning(wanted: str | None) -> Tuning:
+    """What may be done to torch networks: as wanted, or as the settings say."""
+    with _as_sentences():
+        names = read_settings().tuning if wanted is None else wanted
+    try:
+        return Tuning.of(names)
+    except ValueError as error:
+        raise CommandFailed(f"tuning: {error}.", BAD_INPUT) from error
 
 
 def programs(wanted: bool | None) -> Path | None:

@@ -129,7 +129,13 @@ def _prepare(
     with clock.measure("model"):
         fitting = with_patch(bundle, grid.size)
         device = choose_device(options, bundle.manifest.runtime)
-        model = loaded(fitting, device, onnx_engine=options.onnx_engine, programs=options.programs)
+        model = loaded(
+            fitting,
+            device,
+            onnx_engine=options.onnx_engine,
+            programs=options.programs,
+            tuning=options.tuning,
+        )
     precise = replace(options, precision=options.precision or bundle.manifest.precision)
     with clock.measure("calibrate"):
         patches, most = grid.count(core), grid.count(scene.core(None))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from geostudio_dagster.models.bundle import OnnxEngine, Precision
+from geostudio_dagster.models.tuning import EVERYTHING, Tuning
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +19,7 @@ class PredictOptions:
             is what the bundle says, or else ``exact``.
         onnx_engine: what runs ONNX models: ``openvino``, ``onnxruntime``; ``auto`` is OpenVINO on
             a processor, where it is installed.
+        tuning: what may be done to a torch network to make it quicker.
         batch_size: patches per forward pass.
         workers: forward passes at the same time, each in its own thread.
         threads: threads within one forward pass.
@@ -45,6 +47,7 @@ class PredictOptions:
     programs: Path | None = None
     profile: Path | None = None
     onnx_engine: OnnxEngine = "auto"
+    tuning: Tuning = EVERYTHING
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "workers", "threads", "patch"):

@@ -112,6 +112,9 @@ class PredictionReport:
         patches: patches that went through the model.
         skipped_patches: patches without a single valid pixel, which did not.
         engine: what computed: torch, onnxruntime, openvino or an endpoint.
+        folded: batch normalisations that convolutions carried.
+        channels_last: whether torch's convolutions computed with the channels last.
+        packed: convolutions with packed weights.
         seconds: wall seconds by stage: total, model, read, blend, write, cog; normalise, of all
             workers together (on a GPU, of asking it to); stall, the time in which the forward
             loop waited for pixels; forward, in which it waited for the workers' outputs; room, in
@@ -135,6 +138,9 @@ class PredictionReport:
     threads: int
     device: str
     engine: str
+    folded: int
+    channels_last: bool
+    packed: int
     dtype: str
     patch: int
     overlap: int

@@ -169,6 +169,9 @@ class Stream:
             threads=plan.threads,
             device=plan.device,
             engine=self._model.engine,
+            folded=self._model.folded,
+            channels_last=self._model.channels_last,
+            packed=self._model.packed,
             dtype=plan.dtype,
             patch=grid.size,
             overlap=grid.overlap,
@@ -188,17 +191,19 @@ class Stream:
 
     def _tags(self) -> dict[str, str]:
         """What the file says of its making. Nothing here may depend on time or chance."""
-        plan, grid, manifest = self._plan, self._grid, self._bundle.manifest
+        plan, grid, manifest, model = self._plan, self._grid, self._bundle.manifest, self._model
         return {
             "GEOSTUDIO_MODEL": manifest.name,
             "GEOSTUDIO_DIGEST": self._bundle.digest,
             "GEOSTUDIO_BATCH": str(plan.batch_size),
-            "GEOSTUDIO_ENGINE": self._model.engine,
+            "GEOSTUDIO_ENGINE": model.engine,
             "GEOSTUDIO_DTYPE": plan.dtype,
             "GEOSTUDIO_DEVICE": plan.device,
             "GEOSTUDIO_THREADS": f"{plan.workers}x{plan.threads}",
             "GEOSTUDIO_CHOSEN": "measured" if plan.calibrated else "by rule",
-            "GEOSTUDIO_FOLDED": str(self._model.folded),
+            "GEOSTUDIO_TUNING": str(model.tuning) if model.engine == "torch" else "none",
+            "GEOSTUDIO_FOLDED": str(model.folded),
+            "GEOSTUDIO_LAYOUT": "channels last" if model.channels_last else "as built",
             "GEOSTUDIO_PATCH": str(grid.size),
             "GEOSTUDIO_OVERLAP": str(grid.overlap),
             "GEOSTUDIO_TRIM": str(grid.trim),

@@ -8,9 +8,7 @@ import pty
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,59 +16,20 @@ import rasterio
 import torch
 from PIL import Image
 from torch import nn
-from typer.testing import CliRunner, Result
 
-from geostudio_dagster.cli import app
-from geostudio_dagster.models.bundle import load_bundle
-from geostudio_dagster.prediction import predict
+from geostudio_dagster.prediction import PredictOptions
+from geostudio_dagster.prediction.forward import choose_device
 from geostudio_dagster_tests.conftest import write_scene
-from geostudio_dagster_tests.connectors.scene_server import SceneServer, start
 from geostudio_dagster_tests.prediction.builders import (
     Convolutions,
     read,
     write_bundle,
     write_raster,
 )
+from geostudio_dagster_tests.prediction.terminal import call, engine
 
 STAGES = ("total", "model", "forward", "read", "normalise", "blend", "write", "cog", "stall")
 FACTS = ("pixels", "patches", "batch_size", "stalls", "peak_rss", "device", "dtype", "versions")
-
-
-@pytest.fixture
-def scene(tmp_path: Path) -> Path:
-    return write_scene(tmp_path / "in", "scene.tif", size=600)
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """Where outputs go; nothing else may be left in it."""
-    path = tmp_path / "out"
-    path.mkdir()
-    return path
-
-
-@pytest.fixture
-def server(scene: Path) -> Iterator[SceneServer]:
-    state, running = start(scene.read_bytes())
-    yield state
-    state.released.set()
-    running.shutdown()
-    running.server_close()
-
-
-def call(
-    bundle: Path, inputs: Sequence[Path | str], output: Path, *options: str, **environment: str
-) -> Result:
-    arguments = ["predict", "--model", bundle, "--input", *inputs, "--output", output, *options]
-    return CliRunner().invoke(app, [str(item) for item in arguments], env=environment)
-
-
-def engine(bundle: Path, source: Any, target: Path) -> bytes:
-    """The bytes that the pipeline's call of the engine makes."""
-    scratch = target.with_suffix(".scratch")
-    scratch.mkdir()
-    predict(source, load_bundle(bundle), target, scratch=scratch)
-    return target.read_bytes()
 
 
 def test_a_process_of_its_own_makes_what_the_pipeline_makes(
@@ -137,13 +96,13 @@ def test_the_summary_names_pixels_and_patches(
     )
     assert result.exit_code == 0, result.output
     assert "0.36 Mpx" in result.stdout
-    assert "36 patches in float32 on cpu" in result.stdout
+    assert f"36 patches in float32 on {choose_device(PredictOptions())}" in result.stdout
 
 
 def test_what_runs_onnx_models_is_a_setting_and_an_option(folder: Path, tmp_path: Path) -> None:
     bundle = write_bundle(tmp_path / "bundle", Convolutions(3, 1), runtime="onnx")
     scene = write_raster(tmp_path / "s.tif", np.ones((3, 70, 90), np.float32))
-    for option, setting, engine in (
+    for option, setting, expected in (
         ([], "auto", "openvino"),
         ([], "onnxruntime", "onnxruntime"),
         (["--onnx-engine", "openvino"], "onnxruntime", "openvino"),
@@ -154,9 +113,9 @@ def test_what_runs_onnx_models_is_a_setting_and_an_option(folder: Path, tmp_path
             bundle.folder, [scene], target, "--json", *option, GEOSTUDIO_ONNX_ENGINE=setting
         )
         assert result.exit_code == 0, result.output
-        assert json.loads(result.stdout)["engine"] == engine
+        assert json.loads(result.stdout)["engine"] == expected
         with rasterio.open(target) as file:
-            assert file.tags()["GEOSTUDIO_ENGINE"] == engine
+            assert file.tags()["GEOSTUDIO_ENGINE"] == expected
 
 
 def test_a_quicklook_shows_the_output(bundle_folder: Path, folder: Path, tmp_path: Path) -> None:
@@ -248,61 +207,6 @@ def test_dates_go_in_the_order_of_the_inputs(folder: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("path", "in_place"),
-    [("/file/scene.tif?token=x", True), ("/plain/scene.tif", False), ("/broken", False)],
-)
-def test_a_url_is_read_in_place_or_else_downloaded(  # noqa: PLR0917 - fixtures
-    bundle_folder: Path,
-    scene: Path,
-    folder: Path,
-    server: SceneServer,
-    tmp_path: Path,
-    path: str,
-    in_place: bool,
-) -> None:
-    allowed = {"GEOSTUDIO_FETCH__ALLOWED_HOSTS": '["127.0.0.1"]'}
-    result = call(bundle_folder, [server.url(path)], folder / "o.tif", **allowed)
-    assert result.exit_code == 0, result.output
-    assert [item.name for item in folder.iterdir()] == ["o.tif"]
-    expected = engine(bundle_folder, scene, tmp_path / "p.tif")
-    assert (folder / "o.tif").read_bytes() == expected
-    assert all("range" in headers for _, headers in server.asked) == in_place
-
-
-def test_a_url_that_changes_while_it_is_read_makes_no_output(
-    bundle_folder: Path, folder: Path, server: SceneServer
-) -> None:
-    allowed = {"GEOSTUDIO_FETCH__ALLOWED_HOSTS": '["127.0.0.1"]'}
-    result = call(bundle_folder, [server.url("/changing")], folder / "o.tif", **allowed)
-    assert result.exit_code == 1
-    assert "/changing changed while it was read" in result.stderr
-    assert list(folder.iterdir()) == []
-
-
-def test_an_object_in_a_bucket_is_read_in_place(  # noqa: PLR0917 - fixtures
-    bundle_folder: Path,
-    scene: Path,
-    folder: Path,
-    server: SceneServer,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    for name, value in {
-        "AWS_S3_ENDPOINT": f"127.0.0.1:{server.port}",
-        "AWS_HTTPS": "NO",
-        "AWS_VIRTUAL_HOSTING": "FALSE",
-        "AWS_NO_SIGN_REQUEST": "YES",
-    }.items():
-        monkeypatch.setenv(name, value)
-    result = call(bundle_folder, ["s3://file/scene.tif"], folder / "o.tif")
-    assert result.exit_code == 0, result.output
-    assert (folder / "o.tif").read_bytes() == engine(bundle_folder, scene, tmp_path / "p.tif")
-    assert all("range" in headers for _, headers in server.asked)
-    assert call(bundle_folder, ["s3://status-404/scene.tif"], folder / "no.tif").exit_code == 2
-    assert [item.name for item in folder.iterdir()] == ["o.tif"]
-
-
-@pytest.mark.parametrize(
     ("given", "sentence"),
     [
         ("missing.tif", "missing.tif is not a file here; check the path."),
@@ -359,21 +263,6 @@ def test_outputs_that_would_do_harm_are_refused(
         assert said in result.stderr
     assert scene.read_bytes() == before
     assert list(folder.iterdir()) == []
-
-
-def test_a_server_that_is_down_is_a_failure_that_leaves_the_old_output(
-    bundle_folder: Path, folder: Path, server: SceneServer
-) -> None:
-    (folder / "o.tif").write_bytes(b"before")
-    settings = {
-        "GEOSTUDIO_FETCH__ALLOWED_HOSTS": '["127.0.0.1"]',
-        "GEOSTUDIO_FETCH__ATTEMPTS": "1",
-    }
-    result = call(bundle_folder, [server.url("/status-503")], folder / "o.tif", **settings)
-    assert result.exit_code == 1
-    assert "answered HTTP 503" in result.stderr
-    assert (folder / "o.tif").read_bytes() == b"before"
-    assert len(list(folder.iterdir())) == 1
 
 
 def test_ambiguous_inputs_are_a_usage_error(bundle_folder: Path, scene: Path, folder: Path) -> None:
