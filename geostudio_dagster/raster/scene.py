@@ -275,7 +275,7 @@ class Scene:
                 places = [(number, band) for number in part for band in self._bands(number)]
                 names = [_band_name(self._files[number], band) for number, band in places]
                 scene = " and ".join(Path(self.paths[number]).name for number in part)
-                chosen = choose_bands(wanted, names, scene)
+                chosen = choose_bands(wanted, names, scene, self._alphas(part))
                 channels += [
                     self._channel(manifest, band, *places[place])
                     for band, place in zip(wanted, chosen, strict=True)
@@ -298,6 +298,14 @@ class Scene:
         """Bands of a file that hold data: an alpha band is a mask."""
         kinds = self._files[number].colorinterp
         return [band for band, kind in enumerate(kinds, start=1) if kind != ColorInterp.alpha]
+
+    def _alphas(self, files: Sequence[int]) -> list[int]:
+        """The bands of a single file that are no data; of several, where is not told."""
+        if len(files) > 1:
+            return []
+        file = self._files[files[0]]
+        data = self._bands(files[0])
+        return [band for band in range(1, file.count + 1) if band not in data]
 
     def _channel(self, manifest: BundleManifest, band: Band, number: int, index: int) -> Channel:
         file = self._files[number]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -161,6 +163,42 @@ def test_shards_in_any_order_make_the_same_class_map(
             part = run(scene, segmentation, window=window, precision=precision)
             joined[:, row : row + height, col : col + width] = part
     np.testing.assert_array_equal(joined, run(scene, segmentation, precision=precision))
+
+
+SHARD = """
+import sys
+from pathlib import Path
+from geostudio_dagster.models.bundle import load_bundle
+from geostudio_dagster.prediction import predict
+bundle, scene, out, *windows = sys.argv[1:]
+for number, window in enumerate(windows):
+    place = tuple(map(int, window.split(",")))
+    target = Path(out) / f"{number}.tif"
+    predict(Path(scene), load_bundle(Path(bundle)), target, scratch=Path(out), window=place)
+"""
+
+
+def test_shards_of_two_processes_at_the_same_time_make_the_same_maps(
+    run: Run, tmp_path: Path, scene: Path, regression: Bundle, segmentation: Bundle
+) -> None:
+    halves = [(0, 0, WIDTH, 150), (0, 150, 203, HEIGHT - 150)], [(203, 150, WIDTH - 203, 161)]
+    for bundle in (regression, segmentation):
+        processes = []
+        for number, windows in enumerate(halves):
+            out = tmp_path / f"{bundle.folder.name}{number}"
+            out.mkdir()
+            texts = [",".join(map(str, window)) for window in windows]
+            command = [sys.executable, "-c", SHARD, bundle.folder, scene, out, *texts]
+            processes.append(subprocess.Popen(command))
+        assert [process.wait() for process in processes] == [0, 0]
+        expected = run(scene, bundle)
+        for number, windows in enumerate(halves):
+            for part, (col, row, width, height) in enumerate(windows):
+                found = read(tmp_path / f"{bundle.folder.name}{number}" / f"{part}.tif")
+                wanted = expected[:, row : row + height, col : col + width]
+                np.testing.assert_allclose(
+                    found, wanted, atol=0 if bundle is segmentation else 1e-5
+                )
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "int32", "float32", "float64"])

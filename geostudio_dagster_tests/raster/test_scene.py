@@ -222,6 +222,19 @@ def test_windows_outside_the_scene_are_refused(
         scene.core(window)
 
 
+def test_a_band_that_gdal_marked_as_alpha_is_told_where_it_is_missed(tmp_path: Path) -> None:
+    # As GDAL does with the fourth of four 8-bit bands.
+    path = write_raster(tmp_path / "s.tif", np.ones((4, 40, 40), np.uint8))
+    with pytest.raises(TaskError) as caught, Scene(path, manifest("a", "b", "c", "d")):
+        pass
+    assert caught.value.code == "too_few_bands"
+    assert "s.tif has 3 bands" in str(caught.value)
+    assert str(caught.value).endswith(
+        "Its band 4 is marked as alpha, so it counts as a mask; if it is data, mark it as "
+        "undefined (gdal_edit.py -colorinterp_4 undefined)."
+    )
+
+
 def test_a_truncated_file_names_file_and_rows(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 9999, (1, 256, 256)).astype(np.uint16)
