@@ -89,6 +89,19 @@ def test_checking_the_blocks_fetches_nothing_twice(
     assert total < len(server.content) + 2 * 256 * 1024  # and the header's chunk
 
 
+def test_of_a_cog_each_block_is_fetched_once(
+    server: SceneServer, fetch: FetchSettings, tmp_path: Path
+) -> None:
+    # GDAL asks for some bytes beside its blocks, too.
+    path = write_raster(tmp_path / "c.tif", PIXELS, driver="COG", blocksize=256)
+    server.content = path.read_bytes()
+    with RemoteFile(at(server), fetch) as file, Scene(file, MANIFEST) as scene:
+        window(scene, Box(300, 300, 600, 600))
+    spans = [headers["range"].removeprefix("bytes=").split("-") for _, headers in server.asked]
+    total = sum(int(last) - int(first) + 1 for first, last in spans)
+    assert total < 9 * 256**2 * 2 * 2 + 2 * 256 * 1024  # and the header's chunk
+
+
 @pytest.mark.parametrize("box", [Box(0, 0, 1300, 1500), Box(300, 300, 10, 10)])
 def test_a_hole_in_a_remote_block_is_told(
     large: SceneServer, fetch: FetchSettings, tmp_path: Path, box: Box
