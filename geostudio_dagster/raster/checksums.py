@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Protocol, Self
+from typing import Any, NamedTuple, Protocol, Self, cast
 
 import numpy as np
 from isal.igzip_lib import DECOMP_ZLIB, IgzipDecompressor, IsalError
@@ -70,6 +70,24 @@ class LocalBytes:
 
 class DamagedBlockError(Exception):
     """A block's bytes are not those that its checksum was made of."""
+
+
+@contextmanager
+def checking(
+    file: str | os.PathLike[str], dataset: Any, threads: int = 1
+) -> Iterator[Checksums | None]:
+    """Checks the blocks of a file that is open as ``dataset``, where somebody can give its bytes.
+
+    Raises:
+        OSError: there is no such file.
+    """
+    if os.fspath(file).startswith("/vsi"):
+        yield None  # in memory, say, where only GDAL can read
+    elif hasattr(file, "read_at"):
+        yield Checksums(dataset, cast("Bytes", file))
+    else:
+        with LocalBytes(Path(file)) as content:
+            yield Checksums(dataset, content, threads)
 
 
 class _Block(NamedTuple):
