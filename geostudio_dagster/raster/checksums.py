@@ -10,16 +10,19 @@ flipped bit in 10 of 100. So each block that is read is inflated once more, at s
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Protocol, Self, cast
 
 import numpy as np
+import rasterio
 from isal.igzip_lib import DECOMP_ZLIB, IgzipDecompressor, IsalError
-from rasterio.enums import Compression
+from rasterio.enums import Compression, MaskFlags
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 from geostudio_dagster.raster.patches import Box
 
@@ -27,6 +30,7 @@ _PIECE = 256 * 1024  # bytes at a time, of either side: they stay in the cache o
 # A stream may yield more than its block (see above), but not without end.
 _MOST_BLOCKS = 2
 _MOST_HELD = 64 * 1024**2  # bytes of blocks to ask for at once
+_MOST_PAGES = 64  # of a file, to look for its mask in
 
 
 class Bytes(Protocol):
@@ -83,11 +87,40 @@ def checking(
     """
     if os.fspath(file).startswith("/vsi"):
         yield None  # in memory, say, where only GDAL can read
-    elif hasattr(file, "read_at"):
-        yield Checksums(dataset, cast("Bytes", file))
-    else:
-        with LocalBytes(Path(file)) as content:
-            yield Checksums(dataset, content, threads)
+        return
+    with ExitStack() as stack:
+        if hasattr(file, "read_at"):
+            content, threads = cast("Bytes", file), 1
+        else:
+            content = stack.enter_context(LocalBytes(Path(file)))
+        mask = stack.enter_context(_mask_of(dataset))
+        masks = None if mask is None else Checksums(mask, content, of=" of the mask")
+        yield Checksums(dataset, content, threads, mask=masks)
+
+
+@contextmanager
+def _mask_of(dataset: Any) -> Iterator[Any]:
+    """The mask that lies in the file of ``dataset``, as a dataset of its own; None of none."""
+    kinds = dataset.mask_flag_enums[0]
+    if MaskFlags.per_dataset in kinds and MaskFlags.alpha not in kinds:
+        for number in range(2, _MOST_PAGES):
+            try:
+                page = _page(dataset, number)
+            except RasterioError:
+                break  # there are no more
+            with page:
+                # GDAL makes masks of bits. Overviews and their masks are smaller.
+                bits = page.tags(1, ns="IMAGE_STRUCTURE").get("NBITS")
+                if (page.count, bits, page.shape) == (1, "1", dataset.shape):
+                    yield page
+                    return
+    yield None
+
+
+def _page(dataset: Any, number: int) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)  # only the first page is
+        return rasterio.open(f"GTIFF_DIR:{number}:{dataset.name}", driver="GTiff")
 
 
 class _Block(NamedTuple):
@@ -101,14 +134,27 @@ class _Block(NamedTuple):
 class Checksums:
     """Checks the deflate blocks of one GeoTIFF, each once. For one thread at a time.
 
-    Blocks of other compressions have no checksums and are passed over, and so are those of an
-    internal mask, whose places GDAL doesn't tell.
+    Blocks of other compressions have no checksums and are passed over.
+
+    Args:
+        of: what the dataset is called where its blocks are told.
+        mask: checks the mask that all of its bands share.
     """
 
-    def __init__(self, dataset: Any, content: Bytes, threads: int = 1) -> None:
+    def __init__(
+        self,
+        dataset: Any,
+        content: Bytes,
+        threads: int = 1,
+        *,
+        of: str = "",
+        mask: Checksums | None = None,
+    ) -> None:
         self._dataset = dataset
         self._content = content
         self._threads = threads
+        self._of = of
+        self._mask = mask
         self._deflate = dataset.compression == Compression.deflate
         # Interleaved by pixel, all bands share a block, and GDAL tells its place for each.
         shared = dataset.tags(ns="IMAGE_STRUCTURE").get("INTERLEAVE") == "PIXEL"
@@ -140,6 +186,15 @@ class Checksums:
                     if not sound:
                         raise DamagedBlockError(self._told(block))
                     self._checked[block[:3]] = True
+
+    def check_mask(self, box: Box) -> None:
+        """Check the blocks of the mask under ``box``, where the file has one that was found.
+
+        Raises:
+            DamagedBlockError: as for :meth:`check`.
+        """
+        if self._mask is not None:
+            self._mask.check([1], box)
 
     def _unchecked(self, bands: Sequence[int], box: Box, *, sparse: bool) -> Iterator[_Block]:
         rows = range(box.row // self._height, (box.bottom - 1) // self._height + 1)
@@ -181,7 +236,7 @@ class Checksums:
         return bool(stream.eof)
 
     def _told(self, block: _Block) -> str:
-        band = f" of band {block.plane + 1}" if self._planes > 1 else ""
+        band = f" of band {block.plane + 1}" if self._planes > 1 else self._of
         return (
             f"the block of {self._width} x {self._height} pixels at column "
             f"{block.col * self._width}, row {block.row * self._height}{band} is damaged or cut "

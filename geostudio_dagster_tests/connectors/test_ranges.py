@@ -23,7 +23,7 @@ from geostudio_dagster.raster.scene import Scene
 from geostudio_dagster.settings import FetchSettings
 from geostudio_dagster_tests.connectors.scene_server import SceneServer
 from geostudio_dagster_tests.prediction.builders import write_raster
-from geostudio_dagster_tests.raster.test_checksums import hole
+from geostudio_dagster_tests.raster.test_checksums import MASK, hole, with_mask
 
 MANIFEST = BundleManifest.model_validate(
     {
@@ -106,6 +106,26 @@ def test_of_a_cog_each_block_is_fetched_once(
     spans = [headers["range"].removeprefix("bytes=").split("-") for _, headers in server.asked]
     total = sum(int(last) - int(first) + 1 for first, last in spans)
     assert total < 9 * 256**2 * 2 * 2 + 2 * 256 * 1024  # and the header's chunk
+
+
+def test_a_hole_in_a_remote_mask_is_told(
+    server: SceneServer, fetch: FetchSettings, tmp_path: Path
+) -> None:
+    path = with_mask(tmp_path / "m.tif", driver="COG", blocksize=64, compress="deflate")
+    server.content = path.read_bytes()
+    with RemoteFile(at(server), fetch) as file, Scene(file, MANIFEST) as scene:
+        box = scene.core(None)
+        pixels, valid = np.empty((2, *MASK.shape), np.uint16), np.empty(MASK.shape, bool)
+        scene.read(box, pixels, valid)
+        np.testing.assert_array_equal(valid, MASK)
+    server.content = hole(path, 1, 2, page=2).read_bytes()
+    with (
+        RemoteFile(at(server), fetch) as file,
+        Scene(file, MANIFEST) as scene,
+        pytest.raises(TaskError, match="at column 128, row 64 of the mask is damaged") as caught,
+    ):
+        scene.read(box, pixels, valid)
+    assert caught.value.code == "corrupt"
 
 
 def test_of_a_granule_each_block_is_fetched_once_and_a_hole_in_one_is_told(

@@ -23,7 +23,7 @@ from geostudio_dagster.raster.composite import write_composite
 from geostudio_dagster.raster.patches import Box
 from geostudio_dagster.raster.regridding import BandInput, Canvas
 from geostudio_dagster_tests.prediction.builders import GRID, write_raster
-from geostudio_dagster_tests.raster.test_checksums import hole
+from geostudio_dagster_tests.raster.test_checksums import hole, with_mask
 
 SIDE = 1500
 WHOLE = Box(0, 0, SIDE, SIDE)
@@ -246,6 +246,16 @@ def test_a_band_that_masks_the_others_is_checked_with_them(tmp_path: Path) -> No
     hole(path, 1, 1, band=2)
     with pytest.raises(TaskError, match="column 64, row 64 of band 2 is damaged"):
         composed(tmp_path, [[band(path)]], grid, Box(0, 0, 200, 200))
+
+
+def test_a_mask_in_the_file_of_a_granule_is_checked_with_it(tmp_path: Path) -> None:
+    path = with_mask(tmp_path / "g.tif")
+    grid = over(path, "EPSG:32632", 10.0)
+    box = Box(0, 0, 250, 200)
+    assert composed(tmp_path, [[band(path)]], grid, box)[0].any()
+    hole(path, 1, 1, page=4)
+    with pytest.raises(TaskError, match="column 64, row 64 of the mask is damaged"):
+        composed(tmp_path, [[band(path)]], grid, box)
 
 
 def test_a_granule_that_the_canvas_has_no_place_for_hinders_nobody(tmp_path: Path) -> None:
