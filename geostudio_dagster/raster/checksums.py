@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -124,6 +124,7 @@ def _page(dataset: Any, number: int) -> Any:
 
 
 class _Block(NamedTuple):
+    owner: Checksums
     plane: int
     row: int
     col: int
@@ -172,31 +173,26 @@ class Checksums:
     def check(self, bands: Sequence[int], box: Box, *, sparse: bool = True) -> None:
         """Check the blocks of ``bands`` (1-based) under ``box`` that have not been checked yet.
 
+        And those of their mask: in COGs they lie between the others, and GDAL reads both at once.
         Where they may be ``sparse``, those that are not stored are all no data.
 
         Raises:
             DamagedBlockError: one of them has another checksum, or no end, or is missing.
         """
-        if not self._deflate:
-            return
-        for blocks in _groups(self._unchecked(bands, box, sparse=sparse)):
+        found = [*self._unchecked(bands, box, sparse=sparse)]
+        if self._mask is not None:
+            found += self._mask._unchecked([1], box, sparse=True)
+        for blocks in _groups(sorted(found, key=lambda block: block.offset)):
             self._content.hold([block.offset for block in blocks], [block.size for block in blocks])
             with _mapping(min(self._threads, len(blocks))) as mapped:
-                for block, sound in zip(blocks, mapped(self._is_sound, blocks), strict=True):
+                for block, sound in zip(blocks, mapped(_is_sound, blocks), strict=True):
                     if not sound:
-                        raise DamagedBlockError(self._told(block))
-                    self._checked[block[:3]] = True
-
-    def check_mask(self, box: Box) -> None:
-        """Check the blocks of the mask under ``box``, where the file has one that was found.
-
-        Raises:
-            DamagedBlockError: as for :meth:`check`.
-        """
-        if self._mask is not None:
-            self._mask.check([1], box)
+                        raise DamagedBlockError(block.owner._told(block))
+                    block.owner._checked[block.plane, block.row, block.col] = True
 
     def _unchecked(self, bands: Sequence[int], box: Box, *, sparse: bool) -> Iterator[_Block]:
+        if not self._deflate:
+            return
         rows = range(box.row // self._height, (box.bottom - 1) // self._height + 1)
         cols = range(box.col // self._width, (box.right - 1) // self._width + 1)
         planes = [band - 1 for band in bands] if self._planes > 1 else [0] * bool(bands)
@@ -216,9 +212,11 @@ class Checksums:
             self._dataset.get_tag_item(f"BLOCK_{what}_{col}_{row}", "TIFF", bidx=plane + 1)
             for what in ("OFFSET", "SIZE")
         )
-        return _Block(plane, row, col, int(offset), int(size)) if offset and size else None
+        if not offset or not size:
+            return None
+        return _Block(self, plane, row, col, int(offset), int(size))
 
-    def _is_sound(self, block: _Block) -> bool:
+    def _inflates(self, block: _Block) -> bool:
         """Whether the stream ends, with the checksum of what it yielded."""
         stream = IgzipDecompressor(flag=DECOMP_ZLIB)
         offset, end, left = block.offset, block.offset + block.size, self._most
@@ -244,7 +242,11 @@ class Checksums:
         )
 
 
-def _groups(blocks: Iterator[_Block]) -> Iterator[list[_Block]]:
+def _is_sound(block: _Block) -> bool:
+    return block.owner._inflates(block)
+
+
+def _groups(blocks: Iterable[_Block]) -> Iterator[list[_Block]]:
     """All blocks in their order, together as far as they can be held."""
     group: list[_Block] = []
     size = 0

@@ -146,8 +146,7 @@ class Regridded:
             return
         box = _beneath(part, self._canvas, self._dataset, self._around)
         if box is not None:
-            self._checksums.check_mask(box)
-            self._checksums.check([band, *self._alphas], box)  # last: GDAL reads them at once
+            self._checksums.check([band, *self._alphas], box)
 
 
 @dataclass(frozen=True, slots=True)

@@ -181,13 +181,11 @@ class Scene:
 
     @contextmanager
     def _reading(self, number: int, bands: Sequence[int], box: Box) -> Iterator[Window]:
-        """The box as a window to read bands of, or of none its mask; what fails is told."""
+        """The box as a window to read bands of; what fails is told by file and place."""
         checksums = self._checksums[number]
         try:
-            if checksums is not None and bands:
+            if checksums is not None:
                 checksums.check(bands, box)  # first: it asks for all blocks at once
-            elif checksums is not None:
-                checksums.check_mask(box)
             yield Window(box.col, box.row, box.width, box.height)
         except (RasterioError, OSError, DamagedBlockError) as error:
             raise_own(self.paths[number])

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
+import rasterio.shutil
 from affine import Affine
 from rasterio.crs import CRS
 from rasterio.warp import transform_bounds
@@ -95,11 +96,16 @@ def test_checking_the_blocks_fetches_nothing_twice(
     assert total < len(server.content) + 2 * 256 * 1024  # and the header's chunk
 
 
+@pytest.mark.parametrize("masked", [False, True])
 def test_of_a_cog_each_block_is_fetched_once(
-    server: SceneServer, fetch: FetchSettings, tmp_path: Path
+    *, server: SceneServer, fetch: FetchSettings, tmp_path: Path, masked: bool
 ) -> None:
-    # GDAL asks for some bytes beside its blocks, too.
-    path = write_raster(tmp_path / "c.tif", PIXELS, driver="COG", blocksize=256)
+    # GDAL asks for some bytes beside its blocks, too, and for those of its mask between them.
+    rough, path = write_raster(tmp_path / "r.tif", PIXELS), tmp_path / "c.tif"
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.open(rough, "r+") as file:
+        if masked:
+            file.write_mask(PIXELS[0] > 20_000)
+        rasterio.shutil.copy(file, path, driver="COG", blocksize=256, compress="deflate")
     server.content = path.read_bytes()
     with RemoteFile(at(server), fetch) as file, Scene(file, MANIFEST) as scene:
         window(scene, Box(300, 300, 600, 600))
