@@ -25,6 +25,7 @@ from geostudio_dagster.errors import TaskError
 CHUNK = 256 * 1024  # bytes, of the cache
 _CHUNKS = 32
 _GAP = 64 * 1024  # bytes between two ranges that are cheaper to read than to ask twice
+_BESIDE = 8  # bytes around a block that GDAL reads with it, of a COG: 4 before, 8 after
 _PIECE = 4 * 1024**2  # most bytes per request: small enough to be read at the same time
 _AT_ONCE = 4
 
@@ -116,7 +117,10 @@ class RangedFile(os.PathLike[str]):
         Those that were held before are let go.
         """
         self._held = {}  # before others take their place in memory
-        self._held = self._fetched(offsets, sizes)
+        begins = [max(at - _BESIDE, 0) for at in offsets]
+        ends = [at + size + _BESIDE for at, size in zip(offsets, sizes, strict=True)]
+        spans = zip(begins, ends, strict=True)
+        self._held = self._fetched(begins, [end - begin for begin, end in spans])
 
     def _fetched(self, offsets: Sequence[int], sizes: Sequence[int]) -> dict[int, memoryview]:
         """Spans that the ranges lie in, by their first byte; none after a failure."""

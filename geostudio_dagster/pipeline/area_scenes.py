@@ -30,14 +30,9 @@ from geostudio_dagster.planning.recipes import (
     number_of,
     recipe_key,
 )
-from geostudio_dagster.raster.composite import (
-    BandInput,
-    Canvas,
-    Composite,
-    stretch_of,
-    write_composite,
-)
+from geostudio_dagster.raster.composite import Composite, stretch_of, write_composite
 from geostudio_dagster.raster.patches import Box
+from geostudio_dagster.raster.regridding import BandInput, Canvas
 from geostudio_dagster.raster.scene import File
 from geostudio_dagster.settings import Settings
 from geostudio_dagster.storage import request_key

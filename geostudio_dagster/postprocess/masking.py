@@ -8,6 +8,7 @@ beside a cloud, 3 cloud shadow, 4 snow and ice.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from rasterio.windows import transform as window_transform
 
 from geostudio_dagster.errors import TaskError
 from geostudio_dagster.planning.masks import MASKED_CLASSES, NODATA, Encoding, Masking, MaskKind
+from geostudio_dagster.raster.checksums import Checksums, DamagedBlockError, checking
 from geostudio_dagster.raster.cog import BLOCK, ScratchRaster, remove_scratch, write_cog
 from geostudio_dagster.raster.patches import Box
 from geostudio_dagster.raster.scene import DRIVER, ONLY_THE_FILE
@@ -54,7 +56,8 @@ def write_masked(
         target: appears only when complete. scratch: a folder for temporary files.
 
     Raises:
-        TaskError: ``mask_band``, the scene has no such band, or another grid.
+        TaskError: ``mask_band``, the scene has no such band, or another grid; ``corrupt``, a
+            block of the band is damaged.
     """
     rough = scratch / f"{target.stem}.mask.tif"
     try:
@@ -62,19 +65,39 @@ def write_masked(
             rasterio.Env(GDAL_CACHEMAX=_GDAL_CACHE, **ONLY_THE_FILE),
             rasterio.open(prediction, driver=DRIVER) as raster,
             rasterio.open(scene, driver=DRIVER) as image,
+            checking(scene, image) as checksums,
         ):
             place = Box(*(window or (0, 0, image.width, image.height)))
             _check_grid(raster, image, place)
-            _mask(raster, image, masking, rough, place)
+            band = _Classes(image, _band_number(image, masking), checksums)
+            _mask(raster, band, masking, rough, place)
         write_cog(rough, target)
+    except DamagedBlockError as error:
+        raise TaskError(
+            "corrupt", f"{scene.name} can't be read: {error}; upload the file again."
+        ) from error
     except RasterioError as error:
         raise TaskError("mask_band", f"The scene's mask cannot be read: {error}.") from error
     finally:
         remove_scratch(rough)
 
 
-def _mask(raster: Any, image: Any, masking: Masking, rough: Path, place: Box) -> None:
-    number = _band_number(image, masking)
+@dataclass(frozen=True, slots=True)
+class _Classes:
+    """The band of a scene that tells, which is read of blocks whose checksums are right."""
+
+    image: Any
+    band: int
+    checksums: Checksums | None
+
+    def read(self, box: Box) -> NDArray[Any]:
+        if self.checksums is not None:
+            self.checksums.check([self.band], box)
+        codes: NDArray[Any] = self.image.read(self.band, window=Window(*box))
+        return codes
+
+
+def _mask(raster: Any, classes: _Classes, masking: Masking, rough: Path, place: Box) -> None:
     floating = np.dtype(raster.dtypes[0]).kind == "f"
     nodata = raster.nodata if floating else NODATA
     with ScratchRaster(
@@ -91,8 +114,8 @@ def _mask(raster: Any, image: Any, masking: Masking, rough: Path, place: Box) ->
             here = Window(box.col, box.row, box.width, box.height)
             pixels = raster.read(1, window=here)
             valid = raster.read_masks(1, window=here) > 0
-            there = Window(box.col + place.col, box.row + place.row, box.width, box.height)
-            codes = image.read(number, window=there)
+            there = box._replace(col=box.col + place.col, row=box.row + place.row)
+            codes = classes.read(there)
             masked = pixels if floating else pixels.astype(np.uint16)
             for kind in masking.kinds:
                 value = nodata if floating else MASKED_CLASSES[kind].value

@@ -88,7 +88,7 @@ def _raster(path: Path, grid: Path, made: Path, most_bytes: int) -> dict[str, An
         if pixels * np.dtype(source.dtypes[0]).itemsize > most_bytes:
             raise Unreadable(f"has more than {most_bytes} bytes of pixels")
         crs, transform, place = _place(source, grid)
-        _convert(source, made / f"{path.stem}.tif", crs, transform)
+        _convert(path, source, made / f"{path.stem}.tif", crs, transform)
         return {
             "width": source.width,
             "height": source.height,
@@ -120,27 +120,31 @@ def _place(source: Any, grid: Path) -> tuple[Any, Any, str]:
         )
 
 
-def _convert(source: Any, target: Path, crs: Any, transform: Any) -> None:
+def _convert(path: Path, source: Any, target: Path, crs: Any, transform: Any) -> None:
     """Write the pixels into a COG of its own; of what else the file holds, only plain words."""
     import numpy as np
 
+    from geostudio_dagster.raster.checksums import checking
     from geostudio_dagster.raster.cog import ScratchRaster, write_cog
     from geostudio_dagster.raster.patches import Box
 
     scratch = Path(f"{target.stem}.scratch.tif").resolve()
     size = (source.width, source.height)
     kind = np.dtype(source.dtypes[0]).kind
-    with ScratchRaster(
-        scratch,
-        size=size,
-        bands=source.count,
-        dtype=source.dtypes[0],
-        nodata=source.nodata,
-        crs=crs,
-        transform=transform,
-    ) as raster:
+    with (
+        checking(path, source) as checksums,
+        ScratchRaster(
+            scratch,
+            size=size,
+            bands=source.count,
+            dtype=source.dtypes[0],
+            nodata=source.nodata,
+            crs=crs,
+            transform=transform,
+        ) as raster,
+    ):
         for window in _windows(*size):
-            raster.write(Box(*window), _read(source, window))
+            raster.write(Box(*window), _read(source, checksums, Box(*window)))
         raster.describe(
             tags=_tags(source), descriptions=_descriptions(source), colours=_colours(source)
         )
@@ -157,10 +161,16 @@ def _windows(width: int, height: int) -> list[tuple[int, int, int, int]]:
     ]
 
 
-def _read(source: Any, window: tuple[int, int, int, int]) -> Any:
+def _read(source: Any, checksums: Any, box: tuple[int, int, int, int]) -> Any:
     from rasterio.windows import Window
 
-    return source.read(window=Window(*window))
+    from geostudio_dagster.raster.checksums import DamagedBlockError
+
+    try:
+        checksums.check(range(1, source.count + 1), box)
+    except DamagedBlockError as error:
+        raise Unreadable(f"cannot be read: {error}") from error
+    return source.read(window=Window(*box))
 
 
 def _tags(source: Any) -> dict[str, str]:

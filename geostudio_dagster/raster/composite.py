@@ -8,7 +8,6 @@ are computed exactly, not interpolated along the part's edge.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -18,59 +17,21 @@ from typing import Any, Self
 
 import numpy as np
 import rasterio
-from affine import Affine
 from numpy.typing import NDArray
-from rasterio.crs import CRS
-from rasterio.enums import Resampling
-from rasterio.errors import RasterioError
-from rasterio.vrt import WarpedVRT
-from rasterio.warp import transform
 from rasterio.windows import Window
 
 from geostudio_dagster.errors import Cancelled, TaskError
 from geostudio_dagster.raster.cog import BLOCK
 from geostudio_dagster.raster.nodata import representable
 from geostudio_dagster.raster.patches import Box
-from geostudio_dagster.raster.scene import DRIVER, ONLY_THE_FILE, File
+from geostudio_dagster.raster.regridding import BandInput, BandView, Canvas, Regridded
+from geostudio_dagster.raster.scene import DRIVER, ONLY_THE_FILE
 from geostudio_dagster.raster.wholeness import TilesWithData
 
 _CHUNK = 2 * BLOCK  # pixels of the squares that are made at a time
 _GDAL_CACHE = 64 * 1024**2  # bytes; by default GDAL would keep a twentieth of the memory
-_WARP_MEMORY = 64  # MB
-_EXACT = 1e-9  # pixels that positions may be off: rasterio 1.4 takes no 0
-_SAME_SIZE = 0.95  # pixels of two projections differ a little; smaller ones are averaged
 _SAMPLE = 512  # pixels of the side that a stretch is found by
 _PERCENTILES = (2.0, 98.0)
-
-
-@dataclass(frozen=True, slots=True)
-class Canvas:
-    """A scene's grid: CRS, transform and size in pixels."""
-
-    crs: CRS
-    transform: Affine
-    width: int
-    height: int
-
-
-@dataclass(frozen=True, slots=True)
-class BandInput:
-    """One band of one raster.
-
-    Attributes:
-        file: opens the raster: a path, or something with an ``opener`` of its own.
-        band: in the file, from 1.
-        shift: added to the numbers; scale: then multiplied by, for quantities.
-        nodata: what stands for no data where the file does not tell.
-        codes: whether values are codes, which are never interpolated nor changed.
-    """
-
-    file: Callable[[], File]
-    band: int
-    shift: float = 0.0
-    scale: float = 1.0
-    nodata: float | None = None
-    codes: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +121,7 @@ class _Raster:
         self.bands = tuple(bands)
         self._canvas = canvas
         self._stack = ExitStack()
-        self._views: list[tuple[BandInput, File, Any]] = []
+        self._views: list[BandView] = []
 
     def __enter__(self) -> Self:
         return self
@@ -173,18 +134,15 @@ class _Raster:
     ) -> None:
         self._stack.close()
 
-    def views(self) -> list[tuple[BandInput, File, Any]]:
-        """Each band with its file and its view on the scene's grid."""
+    def views(self) -> list[BandView]:
+        """Each band as it is on the scene's grid."""
         if not self._views:
-            files: dict[int, tuple[File, Any]] = {}
+            files: dict[int, Regridded] = {}
             for band in self.bands:
                 key = id(band.file)
                 if key not in files:
-                    file = band.file()
-                    files[key] = file, self._stack.enter_context(_opened(file))
-                file, dataset = files[key]
-                view = _view(dataset, band, self._canvas, file)
-                self._views.append((band, file, self._stack.enter_context(view)))
+                    files[key] = self._stack.enter_context(Regridded(band.file(), self._canvas))
+                self._views.append(files[key].view(band))
         return self._views
 
     def read(self, part: Box, kind: _Kind) -> tuple[NDArray[Any], NDArray[np.bool_]]:
@@ -192,9 +150,9 @@ class _Raster:
         pixels = np.empty((len(self.bands), part.height, part.width), kind.dtype)
         valid = np.ones((part.height, part.width), np.bool_)
         measures = not all(band.codes for band in self.bands)
-        window = Window(part.col, part.row, part.width, part.height)
-        for place, (band, file, view) in enumerate(self.views()):
-            plane, has_data = _read(view, band, file, window)
+        for place, view in enumerate(self.views()):
+            band = view.band
+            plane, has_data = view.read(part)
             if measures and band.codes:
                 pixels[place] = np.where(has_data, plane, kind.outside[place])
                 continue
@@ -235,85 +193,6 @@ def _chunks(box: Box) -> Iterator[Box]:
             yield Box(left, top, right - left, bottom - top)
 
 
-def _opened(file: File) -> Any:
-    opener = getattr(file, "opener", None)
-    try:
-        dataset = rasterio.open(os.fspath(file), driver=DRIVER, opener=opener)
-    except (RasterioError, OSError) as error:
-        _raise_own(file)
-        raise TaskError(
-            "not_a_raster", f"{file} can't be opened as a GeoTIFF: {str(error).rstrip('.')}."
-        ) from error
-    if dataset.crs is None or dataset.transform.is_identity:
-        dataset.close()
-        raise TaskError("not_georeferenced", f"{file} has no coordinate reference system.")
-    return dataset
-
-
-def _view(dataset: Any, band: BandInput, canvas: Canvas, file: File) -> Any:
-    if band.band > dataset.count:
-        raise TaskError(
-            "too_few_bands", f"{file} has {dataset.count} bands, and band {band.band} is needed."
-        )
-    nodata = dataset.nodatavals[band.band - 1]
-    nodata = representable(band.nodata if nodata is None else nodata, dataset.dtypes[band.band - 1])
-    options: dict[str, Any] = {"src_nodata": nodata, "nodata": nodata}
-    if nodata is None:
-        options = {"add_alpha": True}
-    across, down = _scale(dataset, canvas)
-    return WarpedVRT(
-        dataset,
-        crs=canvas.crs,
-        transform=canvas.transform,
-        width=canvas.width,
-        height=canvas.height,
-        resampling=Resampling.nearest if band.codes else Resampling.bilinear,
-        tolerance=_EXACT,
-        warp_mem_limit=_WARP_MEMORY,
-        # GDAL would find them anew for every window that is read, and differently.
-        XSCALE=f"{across:.9g}",
-        YSCALE=f"{down:.9g}",
-        **options,
-    )
-
-
-def _scale(dataset: Any, canvas: Canvas) -> tuple[float, float]:
-    """Scene's pixels that a raster's pixel is wide and high, at most 1, as GDAL smooths by it."""
-    column, row = dataset.width / 2, dataset.height / 2
-    corners = [(column, row), (column + 1, row), (column, row + 1)]
-    points = [dataset.transform @ corner for corner in corners]
-    if dataset.crs != canvas.crs:
-        eastings, northings = transform(
-            dataset.crs, canvas.crs, [x for x, _ in points], [y for _, y in points]
-        )
-        points = list(zip(eastings, northings, strict=True))
-    (x, y), *others = points
-    across, down = (math.hypot(to_x - x, to_y - y) for to_x, to_y in others)
-    sizes = across / abs(canvas.transform.a), down / abs(canvas.transform.e)
-    wide, high = (1.0 if size > _SAME_SIZE else size for size in sizes)
-    return wide, high
-
-
-def _read(
-    view: Any, band: BandInput, file: File, window: Window
-) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-    try:
-        plane = view.read(band.band, window=window)
-        if view.nodata is None:
-            has_data = view.read(view.count, window=window) > 0  # the alpha that was added
-        elif math.isnan(view.nodata):
-            has_data = np.isfinite(plane)
-        else:
-            has_data = plane != view.nodata
-    except (RasterioError, OSError) as error:
-        _raise_own(file)
-        raise TaskError("corrupt", f"{file} can't be read ({error}).") from error
-    _raise_own(file)
-    if plane.dtype.kind == "f":
-        has_data &= np.isfinite(plane)
-    return plane, has_data
-
-
 def _as_stored(
     plane: NDArray[Any], has_data: NDArray[np.bool_], band: BandInput, kind: _Kind
 ) -> NDArray[Any]:
@@ -330,23 +209,23 @@ def _as_stored(
 def _kind(raster: _Raster, *, physical: bool) -> _Kind:
     """The scene's pixels, by the preferred raster's."""
     views = raster.views()
-    measured = [item for item in views if not item[0].codes] or views
+    measured = [view for view in views if not view.band.codes] or views
     dtype = _dtype(raster)
     if physical or dtype.kind == "f":
         dtype, nodata = np.dtype(np.float32), math.nan
     else:
         limits = np.iinfo(dtype)
-        told = representable(measured[0][2].nodata, dtype.name)
+        told = representable(measured[0].nodata, dtype.name)
         nodata = float(limits.min if told is None else told)
     outside = []
-    for band, _, view in views:
-        own = view.nodata if band.codes and measured is not views else nodata
+    for view in views:
+        own = view.nodata if view.band.codes and measured is not views else nodata
         outside.append(0.0 if own is None else float(own))
     return _Kind(dtype, nodata, tuple(outside))
 
 
 def _dtype(raster: _Raster) -> np.dtype[Any]:
-    dtype = np.result_type(*(view.dtypes[band.band - 1] for band, _, view in raster.views()))
+    dtype = np.result_type(*(view.dtype for view in raster.views()))
     if dtype.kind not in "uif":
         raise TaskError("unsupported_pixels", f"Pixels of type {dtype} are no real numbers.")
     return dtype
@@ -377,10 +256,3 @@ def _created(target: Path, canvas: Canvas, kind: _Kind, names: Sequence[str]) ->
     for number, name in enumerate(names, start=1):
         file.set_band_description(number, name)
     return file
-
-
-def _raise_own(file: File) -> None:
-    """Raise the error that befell a file with its own opener: GDAL knows only that it failed."""
-    failure = getattr(file, "failure", None)
-    if isinstance(failure, TaskError):
-        raise failure

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import Any, Self
 
 import numpy as np
 import rasterio
@@ -23,7 +23,7 @@ from rasterio.windows import Window
 from geostudio_dagster.errors import TaskError
 from geostudio_dagster.models.bundle import Band, BundleManifest
 from geostudio_dagster.raster.bands import choose_bands
-from geostudio_dagster.raster.checksums import Bytes, Checksums, DamagedBlockError, LocalBytes
+from geostudio_dagster.raster.checksums import Checksums, DamagedBlockError, checking
 from geostudio_dagster.raster.nodata import representable
 from geostudio_dagster.raster.patches import Box
 
@@ -196,7 +196,7 @@ class Scene:
                 checksums.expect(bands, box)
             yield Window(box.col, box.row, box.width, box.height)
         except (RasterioError, OSError, DamagedBlockError) as error:
-            _raise_own(self.paths[number])
+            raise_own(self.paths[number])
             self.check_unchanged()
             raise TaskError(
                 "corrupt",
@@ -221,21 +221,15 @@ class Scene:
                 os.fspath(path), driver=DRIVER, opener=opener, NUM_THREADS=decode_threads
             )
         except (RasterioError, OSError) as error:
-            _raise_own(path)
+            raise_own(path)
             raise _unopened(path, error) from error
         return self._stack.enter_context(file)
 
     def _checking(self, path: File, file: Any, threads: int) -> Checksums | None:
-        """Checks the file's blocks, where somebody can give their bytes."""
-        if os.fspath(path).startswith("/vsi"):
-            return None  # in memory, say, where only GDAL can read
-        if hasattr(path, "read_at"):
-            return Checksums(file, cast("Bytes", path))
         try:
-            content = self._stack.enter_context(LocalBytes(Path(path)))
+            return self._stack.enter_context(checking(path, file, threads))
         except OSError as error:
             raise _unopened(path, error) from error
-        return Checksums(file, content, threads)
 
     def _name(self) -> str:
         return Path(self.paths[0]).name
@@ -346,7 +340,7 @@ def _paths(source: Source) -> tuple[File, ...]:
     return (source,) if isinstance(source, str | os.PathLike) else tuple(source)
 
 
-def _raise_own(file: File) -> None:
+def raise_own(file: File) -> None:
     """Raise the error that befell a file with its own opener: GDAL knows only that it failed."""
     failure = getattr(file, "failure", None)
     if isinstance(failure, TaskError):

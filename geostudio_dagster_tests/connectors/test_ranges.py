@@ -8,16 +8,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
+import rasterio.shutil
+from affine import Affine
+from rasterio.crs import CRS
+from rasterio.warp import transform_bounds
 
 from geostudio_dagster.connectors.addresses import RemoteScene, http_url
 from geostudio_dagster.connectors.ranges import RangesUnsupportedError, RemoteFile
 from geostudio_dagster.errors import TaskError
 from geostudio_dagster.models.bundle import BundleManifest
+from geostudio_dagster.raster.composite import write_composite
 from geostudio_dagster.raster.patches import Box
+from geostudio_dagster.raster.regridding import BandInput, Canvas
 from geostudio_dagster.raster.scene import Scene
 from geostudio_dagster.settings import FetchSettings
 from geostudio_dagster_tests.connectors.scene_server import SceneServer
 from geostudio_dagster_tests.prediction.builders import write_raster
+from geostudio_dagster_tests.raster.test_checksums import MASK, hole, with_mask
 
 MANIFEST = BundleManifest.model_validate(
     {
@@ -87,6 +94,70 @@ def test_checking_the_blocks_fetches_nothing_twice(
     spans = [headers["range"].removeprefix("bytes=").split("-") for _, headers in server.asked]
     total = sum(int(last) - int(first) + 1 for first, last in spans)
     assert total < len(server.content) + 2 * 256 * 1024  # and the header's chunk
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_of_a_cog_each_block_is_fetched_once(
+    *, server: SceneServer, fetch: FetchSettings, tmp_path: Path, masked: bool
+) -> None:
+    # GDAL asks for some bytes beside its blocks, too, and for those of its mask between them.
+    rough, path = write_raster(tmp_path / "r.tif", PIXELS), tmp_path / "c.tif"
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.open(rough, "r+") as file:
+        if masked:
+            file.write_mask(PIXELS[0] > 20_000)
+        rasterio.shutil.copy(file, path, driver="COG", blocksize=256, compress="deflate")
+    server.content = path.read_bytes()
+    with RemoteFile(at(server), fetch) as file, Scene(file, MANIFEST) as scene:
+        window(scene, Box(300, 300, 600, 600))
+    spans = [headers["range"].removeprefix("bytes=").split("-") for _, headers in server.asked]
+    total = sum(int(last) - int(first) + 1 for first, last in spans)
+    assert total < 9 * 256**2 * 2 * 2 + 2 * 256 * 1024  # and the header's chunk
+
+
+def test_a_hole_in_a_remote_mask_is_told(
+    server: SceneServer, fetch: FetchSettings, tmp_path: Path
+) -> None:
+    path = with_mask(tmp_path / "m.tif", driver="COG", blocksize=64, compress="deflate")
+    server.content = path.read_bytes()
+    with RemoteFile(at(server), fetch) as file, Scene(file, MANIFEST) as scene:
+        box = scene.core(None)
+        pixels, valid = np.empty((2, *MASK.shape), np.uint16), np.empty(MASK.shape, bool)
+        scene.read(box, pixels, valid)
+        np.testing.assert_array_equal(valid, MASK)
+    server.content = hole(path, 1, 2, page=2).read_bytes()
+    with (
+        RemoteFile(at(server), fetch) as file,
+        Scene(file, MANIFEST) as scene,
+        pytest.raises(TaskError, match="at column 128, row 64 of the mask is damaged") as caught,
+    ):
+        scene.read(box, pixels, valid)
+    assert caught.value.code == "corrupt"
+
+
+def test_of_a_granule_each_block_is_fetched_once_and_a_hole_in_one_is_told(
+    server: SceneServer, fetch: FetchSettings, tmp_path: Path
+) -> None:
+    path = write_raster(tmp_path / "g.tif", PIXELS, driver="COG", blocksize=256)
+    server.content = path.read_bytes()
+    zone = CRS.from_epsg(32632)  # of the neighbours
+    west, south, _, _ = transform_bounds("EPSG:32633", zone, 500_000, 5_285_000, 513_000, 5_300_000)
+    canvas = Canvas(zone, Affine(10, 0, west, 0, -10, south + 15_000), 1300, 1500)
+
+    def compose() -> None:
+        with RemoteFile(at(server), fetch) as file:
+            bands = [BandInput(lambda: file, 1)]
+            write_composite([bands], ["a"], canvas, Box(0, 0, 512, 512), tmp_path / "c.tif")
+
+    compose()
+    spans = [headers["range"].removeprefix("bytes=").split("-") for _, headers in server.asked]
+    total = sum(int(last) - int(first) + 1 for first, last in spans)
+    assert total < 9 * 256**2 * 2 * 2 + 2 * 256 * 1024  # and the header's chunk
+    hole(path, 1, 1)
+    server.content = path.read_bytes()
+    with pytest.raises(TaskError, match="at column 256, row 256 is damaged") as caught:
+        compose()
+    assert caught.value.code == "corrupt"
+    assert "secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize("box", [Box(0, 0, 1300, 1500), Box(300, 300, 10, 10)])

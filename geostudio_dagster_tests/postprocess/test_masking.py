@@ -18,6 +18,7 @@ from geostudio_dagster.planning.masks import Masking
 from geostudio_dagster.postprocess.masking import is_masked, write_masked
 from geostudio_dagster.postprocess.statistics import statistics
 from geostudio_dagster_tests.postprocess.test_statistics import SEGMENTATION
+from geostudio_dagster_tests.raster.test_checksums import hole
 
 SCL = Masking(band="SCL", index=1, encoding="sentinel2_scl", kinds=("cloud", "snow_ice"))
 FMASK = Masking(band="Fmask", encoding="hls_fmask", kinds=("cloud", "snow_ice"))
@@ -143,6 +144,27 @@ def test_without_the_band_nothing_is_said_to_be_masked(tmp_path: Path, predictio
     with pytest.raises(TaskError, match="has no band SCL to mask by"):
         masked(tmp_path, prediction, scene)
     assert not (tmp_path / "pred_masked.tif").exists()
+
+
+def test_what_a_damaged_block_tells_masks_nothing(tmp_path: Path) -> None:
+    # GDAL takes it for pixels without clouds.
+    codes = np.random.default_rng(0).choice([4, 5, 8], (256, 64)).repeat(4, axis=1).astype(np.uint8)
+    tiles = {"tiled": True, "blockxsize": 64, "blockysize": 64, "interleave": "band"}
+    bands = [codes * 0, codes]
+    scene = raster(tmp_path / "s.tif", *bands, names=("B02", "SCL"), compress="deflate", **tiles)
+    prediction = raster(tmp_path / "pred.tif", codes // 5, nodata=255)
+    part = raster(tmp_path / "part.tif", codes[:, :128] // 5, nodata=255)
+    hole(scene, 1, 2, band=2)
+    with pytest.raises(TaskError) as caught:
+        masked(tmp_path, prediction, scene)
+    assert caught.value.code == "corrupt"
+    assert str(caught.value) == (
+        "s.tif can't be read: the block of 64 x 64 pixels at column 128, row 64 of band 2 is "
+        "damaged or cut short, by its checksum; upload the file again."
+    )
+    assert not (tmp_path / "pred_masked.tif").exists()
+    with masked(tmp_path, part, scene, window=(0, 0, 128, 256)) as found:
+        assert ((found.read(1) == 999) == (codes[:, :128] == 8)).all()
 
 
 def test_another_grid_is_refused(tmp_path: Path, prediction: Path) -> None:

@@ -20,6 +20,7 @@ from geostudio_dagster.processors.sandbox import Sandbox
 from geostudio_dagster.settings import ScriptLimits
 from geostudio_dagster_tests.conftest import write_scene
 from geostudio_dagster_tests.processors.attacks.test_attacks import isolated_or_skip
+from geostudio_dagster_tests.raster.test_checksums import hole
 
 
 @pytest.fixture(scope="module")
@@ -186,6 +187,21 @@ def test_one_bad_file_is_named(folder: Path, scene: Path, sandbox: Sandbox) -> N
     with pytest.raises(TaskError, match=r"output bad\.tif cannot be read") as caught:
         take(folder, scene, sandbox)
     assert caught.value.code == "processor_output"
+
+
+def test_a_raster_with_a_hole_is_refused(folder: Path, scene: Path, sandbox: Sandbox) -> None:
+    # As a full disk may leave it, without an error for the script; GDAL takes it for pixels.
+    pixels = np.random.default_rng(0).integers(-20, 21, (1, 200, 300)).cumsum(axis=2)
+    tiles = {"tiled": True, "blockxsize": 64, "blockysize": 64, "compress": "deflate"}
+    write(folder / "x.tif", pixels.astype(np.int16), predictor=2, **tiles)
+    hole(folder / "x.tif", 1, 2)
+    with pytest.raises(TaskError) as caught:
+        take(folder, scene, sandbox)
+    assert caught.value.code == "processor_output"
+    assert str(caught.value) == (
+        "The processor's output x.tif cannot be read: the block of 64 x 64 pixels at column 128, "
+        "row 64 is damaged or cut short, by its checksum."
+    )
 
 
 def test_nothing_is_fine(folder: Path, scene: Path, sandbox: Sandbox) -> None:

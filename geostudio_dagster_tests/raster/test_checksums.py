@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import rasterio
+import rasterio.shutil
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -23,6 +24,8 @@ from geostudio_dagster_tests.prediction.builders import write_raster
 RNG = np.random.default_rng(0)
 # Like imagery: differences between neighbours are small, so that a hole of zeros inflates well.
 PIXELS = (3000 + np.cumsum(RNG.integers(-20, 21, (2, 200, 260)), axis=2)).astype(np.uint16)
+BLOCKS = {"blockxsize": 64, "blockysize": 64}
+MASK = RNG.random((200, 260)) < 1 / 3
 MANIFEST = BundleManifest.model_validate(
     {
         "name": "m",
@@ -38,9 +41,9 @@ def written(path: Path, **profile: Any) -> Path:
     return write_raster(path, PIXELS, **({"predictor": 2, "interleave": "pixel"} | profile))
 
 
-def place(path: Path, row: int, col: int, band: int = 1) -> tuple[int, int]:
+def place(path: Path, row: int, col: int, band: int = 1, page: int = 1) -> tuple[int, int]:
     """Offset and size of a block in its file."""
-    with rasterio.open(path) as file:
+    with rasterio.open(f"GTIFF_DIR:{page}:{path}") as file:
         offset, size = (
             file.get_tag_item(f"BLOCK_{what}_{col}_{row}", "TIFF", bidx=band)
             for what in ("OFFSET", "SIZE")
@@ -48,9 +51,9 @@ def place(path: Path, row: int, col: int, band: int = 1) -> tuple[int, int]:
     return int(offset), int(size)
 
 
-def hole(path: Path, row: int, col: int, band: int = 1) -> Path:
+def hole(path: Path, row: int, col: int, band: int = 1, page: int = 1) -> Path:
     """The file with the last three quarters of a block zero, as a broken copy leaves it."""
-    offset, size = place(path, row, col, band)
+    offset, size = place(path, row, col, band, page)
     with path.open("rb+") as stream:
         stream.seek(offset + size // 4)
         stream.write(bytes(size - size // 4))
@@ -101,6 +104,36 @@ def test_a_hole_in_a_block_is_told_by_file_and_place(
     assert str(error).startswith("s.tif can't be read at columns 0 to 260, rows 0 to 200: ")
     assert where in str(error)
     assert str(error).endswith("; upload the file again.")
+
+
+def with_mask(path: Path, **profile: Any) -> Path:
+    """The file with a mask of its own in it, where a third of the pixels counts."""
+    rough = written(path.with_name("rough.tif"))
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.open(rough, "r+") as file:
+        file.build_overviews([2, 4])
+        file.write_mask(MASK)
+        if profile:
+            rasterio.shutil.copy(file, path, **profile)
+    return path if profile else rough.rename(path)
+
+
+@pytest.mark.parametrize(
+    ("profile", "page"),
+    [
+        ({"driver": "COG", "blocksize": 64, "compress": "deflate"}, 2),
+        ({"driver": "GTiff", "compress": "lzw", "tiled": True, **BLOCKS}, 2),
+        ({}, 4),  # after the overviews
+    ],
+)
+def test_a_hole_in_a_mask_is_told(tmp_path: Path, profile: dict[str, Any], page: int) -> None:
+    path = with_mask(tmp_path / "s.tif", **profile)
+    valid = np.empty(MASK.shape, bool)
+    with Scene(path, MANIFEST) as scene:
+        scene.read(scene.core(None), np.empty(PIXELS.shape, np.uint16), valid)
+        np.testing.assert_array_equal(valid, MASK)
+    error = failure(hole(path, 1, 2, page=page))
+    assert error.code == "corrupt"
+    assert "pixels at column 128, row 64 of the mask is damaged or cut short" in str(error)
 
 
 def test_whoever_does_not_need_a_damaged_block_may_read_on(tmp_path: Path) -> None:

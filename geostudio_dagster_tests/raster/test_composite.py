@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,11 @@ from rasterio.crs import CRS
 from rasterio.warp import transform_bounds
 
 from geostudio_dagster.errors import Cancelled, TaskError
-from geostudio_dagster.raster.composite import BandInput, Canvas, write_composite
+from geostudio_dagster.raster.composite import write_composite
 from geostudio_dagster.raster.patches import Box
-from geostudio_dagster_tests.prediction.builders import write_raster
+from geostudio_dagster.raster.regridding import BandInput, Canvas
+from geostudio_dagster_tests.prediction.builders import GRID, write_raster
+from geostudio_dagster_tests.raster.test_checksums import hole, with_mask
 
 SIDE = 1500
 WHOLE = Box(0, 0, SIDE, SIDE)
@@ -154,3 +157,111 @@ def test_a_damaged_file_is_named(tmp_path: Path, noise: Path) -> None:
         composed(tmp_path, [[band(damaged)]], canvas())
     assert failure.value.code in ("corrupt", "not_a_raster")
     assert "damaged.tif" in str(failure.value)
+
+
+SMALL = 448  # pixels of the side of a granule of 7 x 7 blocks
+DEGREES = Affine(0.0001, 0, 180 - 0.025, 0, -0.0001, 47)
+
+
+def granule(path: Path, **profile: Any) -> Path:
+    """Like imagery: a hole of zeros in a block of it inflates well, and GDAL takes it."""
+    steps = np.random.default_rng(4).integers(-20, 21, (1, SMALL, SMALL))
+    pixels = (3000 + np.cumsum(steps, axis=2)).astype(np.uint16)
+    return write_raster(path, pixels, nodata=0, predictor=2, **profile)
+
+
+def over(path: Path, crs: str, resolution: float) -> Canvas:
+    """A grid whose west and north are those of a raster; it may be rotated in there."""
+    with rasterio.open(path) as file:
+        corners = [file.transform @ corner for corner in product((0, file.width), (0, file.height))]
+        bounds = [*np.min(corners, axis=0), *np.max(corners, axis=0)]
+        west, south, east, north = transform_bounds(file.crs, crs, *bounds)
+    size = int((east - west) / resolution), int((north - south) / resolution)
+    return Canvas(CRS.from_string(crs), Affine(resolution, 0, west, 0, -resolution, north), *size)
+
+
+@pytest.mark.parametrize(
+    ("crs", "resolution", "codes", "profile"),
+    [
+        ("EPSG:32633", 10.0, False, {}),
+        ("EPSG:32633", 5.0, False, {}),
+        ("EPSG:32632", 10.0, False, {}),
+        ("EPSG:32634", 45.0, False, {}),
+        ("EPSG:32634", 45.0, True, {}),
+        ("EPSG:4326", 0.0002, False, {}),
+        ("EPSG:32633", 25.0, False, {"transform": GRID @ Affine.rotation(30)}),
+        # On both sides of 180 degrees.
+        ("EPSG:32601", 10.0, False, {"crs": "EPSG:4326", "transform": DEGREES}),
+    ],
+)
+def test_of_a_damaged_granule_no_pixel_is_made(
+    tmp_path: Path, crs: str, resolution: float, *, codes: bool, profile: dict[str, Any]
+) -> None:
+    path = granule(tmp_path / "g.tif", **profile)
+    grid = over(path, crs, resolution)
+    wide, high = grid.width // 7, grid.height // 7  # a block, where grids differ in size alone
+    box = Box(2 * wide, 2 * high, 3 * wide, 2 * high)
+    inputs = [[band(path, codes=codes)]]
+    sound, content = composed(tmp_path, inputs, grid, box)[0], path.read_bytes()
+    assert sound.any()
+    told = 0
+    for row, column in np.ndindex(7, 7):
+        path.write_bytes(content)
+        hole(path, row, column)
+        try:
+            made, _ = composed(tmp_path, inputs, grid, box)
+        except TaskError as error:
+            assert error.code == "corrupt"
+            told += 1
+        else:
+            np.testing.assert_array_equal(made, sound)
+    # Some lie under the box. Others do not, and hinder nobody.
+    assert 4 <= told <= 40
+
+
+def test_a_damaged_block_is_told_by_its_file_and_place(tmp_path: Path) -> None:
+    path = hole(granule(tmp_path / "g.tif"), 2, 3)
+    with pytest.raises(TaskError) as failure:
+        composed(tmp_path, [[band(path)]], over(path, "EPSG:32632", 10.0), Box(0, 0, 460, 460))
+    assert failure.value.code == "corrupt"
+    assert str(failure.value) == (
+        f"{path} can't be read (the block of 64 x 64 pixels at column 192, row 128 is damaged or "
+        "cut short, by its checksum)."
+    )
+
+
+def test_a_band_that_masks_the_others_is_checked_with_them(tmp_path: Path) -> None:
+    pixels = np.full((2, 200, 200), 255, np.uint8)
+    pixels[1, :50] = 0
+    path = write_raster(
+        tmp_path / "g.tif",
+        pixels,
+        nodata=0,
+        interleave="band",
+        photometric="MINISBLACK",
+        alpha="YES",
+    )
+    grid = over(path, "EPSG:32633", 10.0)
+    assert composed(tmp_path, [[band(path)]], grid, Box(0, 0, 200, 200))[0].any()
+    hole(path, 1, 1, band=2)
+    with pytest.raises(TaskError, match="column 64, row 64 of band 2 is damaged"):
+        composed(tmp_path, [[band(path)]], grid, Box(0, 0, 200, 200))
+
+
+def test_a_mask_in_the_file_of_a_granule_is_checked_with_it(tmp_path: Path) -> None:
+    path = with_mask(tmp_path / "g.tif")
+    grid = over(path, "EPSG:32632", 10.0)
+    box = Box(0, 0, 250, 200)
+    assert composed(tmp_path, [[band(path)]], grid, box)[0].any()
+    hole(path, 1, 1, page=4)
+    with pytest.raises(TaskError, match="column 64, row 64 of the mask is damaged"):
+        composed(tmp_path, [[band(path)]], grid, box)
+
+
+def test_a_granule_that_the_canvas_has_no_place_for_hinders_nobody(tmp_path: Path) -> None:
+    # Of the far side of the earth, no point has a place on the granule's map.
+    place = {"crs": "+proj=ortho +lat_0=0 +lon_0=0", "transform": Affine(10, 0, 0, 0, -10, 0)}
+    path = hole(granule(tmp_path / "g.tif", **place), 0, 0)
+    grid = Canvas(CRS.from_epsg(4326), Affine(0.1, 0, 170, 0, -0.1, 5), 100, 100)
+    made, _ = composed(tmp_path, [[band(path)]], grid, Box(0, 0, 100, 100))
+    assert made.shape == (1, 100, 100)
