@@ -118,7 +118,7 @@ class Regridded:
         nodata = representable(nodata, dataset.dtypes[band.band - 1])
         options: dict[str, Any] = {"src_nodata": nodata, "nodata": nodata}
         if nodata is None:
-            options = {"add_alpha": True}
+            options = {} if self._alphas else {"add_alpha": True}
         across, down = self._scale
         warped = WarpedVRT(
             dataset,
@@ -135,6 +135,11 @@ class Regridded:
             **options,
         )
         return BandView(band, self, self._stack.enter_context(warped))
+
+    @property
+    def alpha(self) -> int:
+        """The band of a view without nodata that tells where it has data."""
+        return self._alphas[0] if self._alphas else int(self._dataset.count) + 1  # added
 
     def check(self, band: int, part: Box) -> None:
         """Check the blocks that GDAL makes a part of the canvas of, each once.
@@ -180,7 +185,7 @@ class BandView:
             self._raster.check(self.band.band, part)
             plane = warped.read(self.band.band, window=window)
             if warped.nodata is None:
-                has_data = warped.read(warped.count, window=window) > 0  # the alpha that was added
+                has_data = warped.read(self._raster.alpha, window=window) > 0
             elif math.isnan(warped.nodata):
                 has_data = np.isfinite(plane)
             else:

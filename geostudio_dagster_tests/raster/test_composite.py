@@ -265,3 +265,16 @@ def test_a_granule_that_the_canvas_has_no_place_for_hinders_nobody(tmp_path: Pat
     grid = Canvas(CRS.from_epsg(4326), Affine(0.1, 0, 170, 0, -0.1, 5), 100, 100)
     made, _ = composed(tmp_path, [[band(path)]], grid, Box(0, 0, 100, 100))
     assert made.shape == (1, 100, 100)
+
+
+def test_an_alpha_band_tells_where_a_granule_without_nodata_has_data(tmp_path: Path) -> None:
+    pixels = np.full((2, 200, 200), 90, np.uint8)
+    pixels[1] = 255
+    pixels[1, :50] = 0
+    path = write_raster(tmp_path / "g.tif", pixels, photometric="MINISBLACK", alpha="YES")
+    made, profile = composed(
+        tmp_path, [[band(path)]], over(path, "EPSG:32633", 10.0), Box(0, 0, 200, 200)
+    )
+    assert profile["nodata"] == 0
+    assert (made[0, :50] == 0).all()
+    assert (made[0, 50:200, :200] == 90).all()
