@@ -58,6 +58,7 @@ class Ours:
                 grid,
                 core,
                 panels(grid, core, core.width),
+                load=scene.block[0],
                 batch_size=1,
                 clock=StageClock("read"),
                 room=np.empty,
