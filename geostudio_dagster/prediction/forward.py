@@ -20,7 +20,7 @@ from torch import Tensor
 
 from geostudio_dagster.cores import computing_with, usable_cores, usual_workers
 from geostudio_dagster.errors import TaskError
-from geostudio_dagster.models.memory import is_out_of_memory
+from geostudio_dagster.models.memory import is_out_of_memory, keep_freed_memory
 from geostudio_dagster.models.packing import Batches
 from geostudio_dagster.models.runtime import Model
 from geostudio_dagster.prediction.batches import Batch
@@ -36,8 +36,9 @@ from geostudio_dagster.prediction.turns import Place
 # Above 4, glibc hands blocks of over 32 MB back to the system each time.
 _CPU_BATCH = {"float32": 2, "bfloat16": 4}
 # A transformer's layers are products of large matrices whatever the batch: Prithvi-tiny and -100M
-# are as fast (within 5 %) at 1 as at 3, and take 185 and 194 MB instead of 387 and 412.
-_CPU_BATCH_OF_ATTENTION = {"float32": 1, "bfloat16": 4}
+# are as fast (within 5 %) at 1 as at 3, and take 185 and 194 MB instead of 387 and 412. In bfloat16
+# Prithvi-tiny is as fast at 3 as at 4 (AMX), and takes 30 MB less.
+_CPU_BATCH_OF_ATTENTION = {"float32": 1, "bfloat16": 3}
 _GPU_BATCH = 32
 _GPU_WORKERS = 2  # one copies and asks for its work while the other's is computed
 
@@ -165,6 +166,7 @@ class ForwardPass:
         self.coming = Batches(plan.batch_size, plan.threads)
         gpu = plan.device.startswith("cuda") and model.engine == "torch"  # others copy themselves
         self._copies = _Copies(plan.device) if gpu else None
+        keep_freed_memory()
         # Importing terratorch sets "medium" for the whole process, which computes float32
         # products in bfloat16: 1 % off, and different from batch size to batch size. Not put
         # back afterwards, since another thread may be in the middle of its own forward pass.

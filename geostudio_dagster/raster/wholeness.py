@@ -32,6 +32,12 @@ class TilesWithData:
 
     def add(self, box: Box, pixels: NDArray[Any]) -> None:
         """``pixels`` (bands, height, width) are written at ``box``."""
+        rows = _edges(box.row, box.bottom, self._block)
+        cols = _edges(box.col, box.right, self._block)
+        first = rows[0] // self._block, cols[0] // self._block
+        place = np.s_[:, first[0] : first[0] + len(rows), first[1] : first[1] + len(cols)]
+        if self._filled[place].all():
+            return  # as mostly: rows come in many parts
         nodata = representable(self._nodata, pixels.dtype)
         if nodata is None:
             has_data = np.ones(pixels.shape, np.bool_)
@@ -39,12 +45,8 @@ class TilesWithData:
             has_data = (
                 ~np.isnan(pixels) if np.isnan(nodata) else pixels != pixels.dtype.type(nodata)
             )
-        rows = _edges(box.row, box.bottom, self._block)
-        cols = _edges(box.col, box.right, self._block)
         tiles = np.logical_or.reduceat(has_data, rows - box.row, axis=1)
         tiles = np.logical_or.reduceat(tiles, cols - box.col, axis=2)
-        first = rows[0] // self._block, cols[0] // self._block
-        place = np.s_[:, first[0] : first[0] + len(rows), first[1] : first[1] + len(cols)]
         self._filled[place] |= tiles
 
     def check(self, path: Path) -> None:
