@@ -21,17 +21,24 @@ from geostudio_dagster.raster.strips import SceneStrip
 
 # An all-nodata region makes no patches but still rows; they must not pile up in one batch.
 _MOST_ROWS_PER_BATCH = 8
+_EVENTS_OF_A_ROW = 2
 
 
 @dataclass(frozen=True, slots=True)
 class RowStart:
-    """The patches of grid row ``row`` come next.
-
-    ``valid`` (rows, columns of the panel) are the pixel rows from ``top`` on that this grid row
-    is the first to cover.
-    """
+    """The patches of grid row ``row`` come next."""
 
     row: int
+
+
+@dataclass(frozen=True, slots=True)
+class RowEnd:
+    """The patches of a grid row have come.
+
+    ``valid`` (rows, columns of the panel) are the pixel rows from ``top`` on that this grid row
+    was the first to cover.
+    """
+
     top: int
     valid: NDArray[np.bool_]
 
@@ -55,14 +62,14 @@ class Batch:
 
     pixels: NDArray[Any]
     valid: NDArray[np.bool_] | None = None
-    events: list[Panel | RowStart | Patch] = field(default_factory=list)
+    events: list[Panel | RowStart | RowEnd | Patch] = field(default_factory=list)
     used: int = 0
     gaps: bool = False
 
     @property
     def full(self) -> bool:
         """Whether it should be handed over."""
-        rows = len(self.events) - self.used
+        rows = (len(self.events) - self.used) // _EVENTS_OF_A_ROW
         return self.used == len(self.pixels) or rows >= _MOST_ROWS_PER_BATCH
 
     def clear_rest(self) -> None:
@@ -115,14 +122,20 @@ class BatchReader:
         for panel in self._panels:
             batch.events.append(panel)
             strip = self._strip(panel)
-            for start in self._rows(panel, strip):
-                batch.events.append(start)
+            covered = panel.box.row
+            for row in self._grid.within(self._core)[0]:
+                with self._clock.measure("read"):
+                    strip.advance(self._grid.rows.starts[row])
+                batch.events.append(RowStart(row))
                 for col in panel.cols:
-                    self._put(batch, strip, start.row, col)
+                    self._put(batch, strip, row, col)
                     if batch.full:
                         batch.clear_rest()
                         yield batch
                         batch = self._empty()
+                end = self._end(panel.box, strip, row, covered)
+                batch.events.append(end)
+                covered += len(end.valid)
         if batch.events:
             batch.clear_rest()
             yield batch
@@ -137,17 +150,12 @@ class BatchReader:
             self._scene, (left, right), (top, bottom), size=grid.size, load=self._load
         )
 
-    def _rows(self, panel: Panel, strip: SceneStrip) -> Iterator[RowStart]:
-        """The rows of patches, each with the strip's pixels where it needs them."""
-        grid, box = self._grid, panel.box
-        covered = box.row
-        for row in grid.within(self._core)[0]:
-            with self._clock.measure("read"):
-                strip.advance(grid.rows.starts[row])
-            bottom = min(grid.rows.extent(row)[1], box.bottom)
+    def _end(self, box: Box, strip: SceneStrip, row: int, covered: int) -> RowEnd:
+        """The end of a row of patches within a panel's box, which was covered so far."""
+        bottom = min(self._grid.rows.extent(row)[1], box.bottom)
+        with self._clock.measure("read"):
             valid = strip.valid(Box(box.col, covered, box.width, bottom - covered))
-            yield RowStart(row, covered, valid)
-            covered = bottom
+        return RowEnd(covered, valid)
 
     def _empty(self) -> Batch:
         if self._spare:

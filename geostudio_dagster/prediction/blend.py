@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from geostudio_dagster.prediction.batches import Patch, RowStart
+from geostudio_dagster.prediction.batches import Patch, RowEnd, RowStart
 from geostudio_dagster.prediction.panels import Panel
 from geostudio_dagster.prediction.seams import Seam
 from geostudio_dagster.raster.patches import Box, PatchGrid
@@ -62,14 +62,17 @@ class Blender:
         self._clear(panel.box)
 
     def start(self, row: RowStart) -> None:
-        """Hand on the rows that no later patch reaches; take in the newly covered ones."""
+        """Hand on the rows that no later patch reaches."""
         self._hand_on(self._grid.rows.extent(row.row)[0])
-        first = row.top - self._top
-        self._valid[first : first + len(row.valid)] = row.valid
-        self._stop = row.top + len(row.valid)
         self._weights.clear()
         for patch, edge in self._seam.take(row.row):
             self._sum(patch, edge.to(self._device), self._box.col)
+
+    def end(self, row: RowEnd) -> None:
+        """Take in which of the newly covered pixels are valid."""
+        first = row.top - self._top
+        self._valid[first : first + len(row.valid)] = row.valid
+        self._stop = row.top + len(row.valid)
 
     def add(self, patch: Patch, output: Tensor) -> None:
         """Add one patch's output, float32 (channels, size, size)."""
@@ -89,7 +92,7 @@ class Blender:
         self._sums = torch.zeros((self._channels, height, box.width), device=self._device)
         self._valid = np.zeros((height, box.width), dtype=np.bool_)
         self._top = box.row  # the scene's row that the first row of the sums is
-        self._stop = box.row  # one past the last row that has been begun
+        self._stop = box.row  # one past the last row that has been covered
 
     def _sum(self, patch: Patch, output: Tensor, left: int) -> None:
         """Add an output whose first column is the scene's column ``left``."""

@@ -16,7 +16,7 @@ from rasterio.transform import array_bounds
 from geostudio_dagster.errors import Cancelled
 from geostudio_dagster.models.bundle import Bundle
 from geostudio_dagster.models.memory import give_back_memory
-from geostudio_dagster.prediction.batches import Batch, BatchReader, Patch
+from geostudio_dagster.prediction.batches import Batch, BatchReader, Patch, RowStart
 from geostudio_dagster.prediction.panels import Panel, choose_reading, panels
 from geostudio_dagster.prediction.readahead import read_ahead
 from geostudio_dagster.prediction.report import PredictionReport, StageClock, peak_rss
@@ -258,8 +258,10 @@ def _blend(batch: Batch, outputs: Tensor | None, blender: Blender, clock: StageC
             slot += 1
         elif isinstance(event, Panel):
             blender.begin(event)
-        else:
+        elif isinstance(event, RowStart):
             blender.start(event)
+        else:
+            blender.end(event)
 
 
 def _until(cancelled: Callable[[], bool] | None, batches: Iterator[Batch]) -> Iterator[Batch]:

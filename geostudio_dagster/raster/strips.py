@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -26,28 +27,39 @@ class SceneStrip:
     ) -> None:
         self._scene = scene
         self._size = size
-        self._left, right = columns
+        self._left, self._right = columns
         self._first, self._end = rows
-        self._loaded = self._first  # one past the last row in memory
-        self._step = load
+        self._top = self._first
+        self._loaded = self._first  # one past the last row that there is room for
+        self._read = self._right  # one past the last column that is read of the last ones of these
+        self._reading: Iterator[int] = iter(())
+        self._load = load
         height = min(size + load, self._end - self._first)
-        shape = (height, right - self._left)
+        shape = (height, self._right - self._left)
         self._pixels = np.empty((len(scene.channels), *shape), dtype=scene.dtype)
         self._valid = np.empty(shape, dtype=np.bool_)
 
     def advance(self, start: int) -> None:
-        """Bring the rows ``start`` to ``start + size`` into memory and drop those above."""
+        """Make room for the rows ``start`` to ``start + size``, and drop those above.
+
+        They are read from left to right, as far as a patch needs them: so the first patches need
+        not wait for the last columns.
+        """
+        self._read_to(self._right)
         stop = min(start + self._size, self._end)
-        while self._loaded < stop:
-            self._drop(start)
-            step = self._step - self._loaded % self._step  # up to the next edge of blocks
-            self._load(min(self._loaded + step, self._end))
+        if stop <= self._loaded:
+            return
+        self._drop(start)
+        self._reading = self._pieces(self._loaded, stop)
+        self._loaded = min(stop + -stop % self._load, self._end)
+        self._read = self._left
 
     def patch(self, row: int, col: int) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         """Pixels (channels, size, size), raw, and validity (size, size) of the patch at a place.
 
         Views where the patch lies inside the scene, else mirrored copies.
         """
+        self._read_to(min(col + self._size, self._right))
         top, left = row - self._first, col - self._left
         rows: Any = slice(top, top + self._size)
         cols: Any = slice(left, left + self._size)
@@ -61,6 +73,7 @@ class SceneStrip:
 
     def valid(self, box: Box) -> NDArray[np.bool_]:
         """Validity of a part of the strip, a copy."""
+        self._read_to(box.right)
         top, left = box.row - self._first, box.col - self._left
         return self._valid[top : top + box.height, left : left + box.width].copy()
 
@@ -75,18 +88,30 @@ class SceneStrip:
         self._first = start
         self._loaded = start + keep
 
-    def _load(self, stop: int) -> None:
-        row, top = self._loaded, self._loaded - self._first
-        height = stop - row
-        width = self._valid.shape[1]
-        block = self._scene.block[1]
-        step = max(_LOAD_COLS // block, 1) * block if block < width else width
+    def _read_to(self, right: int) -> None:
+        """Read what is missing up to this column."""
+        while self._read < right:
+            self._read = next(self._reading)
+
+    def _pieces(self, first: int, stop: int) -> Iterator[int]:
+        """Read rows, some columns at a time; tell the column that it has got to."""
+        block, width = self._scene.block[1], self._right - self._left
+        step = max(_LOAD_COLS // block, 1) * block if block < width else self._scene.width
+        # Of a strip's first rows no more than the first patches need: the model waits for them.
+        begins = first == self._top
         left = self._left
-        while left < self._left + width:
-            right = min(left + step - left % step, self._left + width)
-            place = np.s_[top : top + height, left - self._left : right - self._left]
-            self._scene.read(
-                Box(left, row, right - left, height), self._pixels[:, *place], self._valid[place]
-            )
-            left = right
-        self._loaded = stop
+        while left < self._right:
+            edge = left + min(2 * self._size, step) if begins else left + step - left % step
+            right = min(-(-edge // block) * block, self._right)
+            row = first
+            while row < stop:
+                bottom = min(row + self._load - row % self._load, self._end)
+                self._piece(Box(left, row, right - left, bottom - row))
+                row = bottom
+            yield right
+            left, begins = right, False
+
+    def _piece(self, box: Box) -> None:
+        top, left = box.row - self._first, box.col - self._left
+        place = np.s_[top : top + box.height, left : left + box.width]
+        self._scene.read(box, self._pixels[:, *place], self._valid[place])

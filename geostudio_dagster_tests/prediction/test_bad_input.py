@@ -84,7 +84,7 @@ def test_a_corrupt_block_of_a_band_file_is_named_by_that_file(
     spoiled(paths[1])
     error = refused(paths, bundle)
     assert error.code == "corrupt"
-    assert str(error).startswith("B1.tif can't be read at columns 0 to 300, rows 0 to 256")
+    assert str(error).startswith("B1.tif can't be read at columns 0 to 64, rows 0 to 256")
 
 
 def test_a_truncated_file_is_named(
