@@ -232,6 +232,7 @@ def _key(
         "patch": shape,
         "engine": model.engine,
         "dtype": rule.dtype,
+        "tuning": str(model.tuning),
         "device": device,
         "processor": f"{_processor()}, {instruction_sets()}",  # machines may hide its number
         "cores": usable_cores(),

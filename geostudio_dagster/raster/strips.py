@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -32,7 +31,7 @@ class SceneStrip:
         self._top = self._first
         self._loaded = self._first  # one past the last row that there is room for
         self._read = self._right  # one past the last column that is read of the last ones of these
-        self._reading: Iterator[int] = iter(())
+        self._rows = self._first, self._first  # these last ones: first, one past the last wanted
         self._load = load
         height = min(size + load, self._end - self._first)
         shape = (height, self._right - self._left)
@@ -50,7 +49,7 @@ class SceneStrip:
         if stop <= self._loaded:
             return
         self._drop(start)
-        self._reading = self._pieces(self._loaded, stop)
+        self._rows = self._loaded, stop
         self._loaded = min(stop + -stop % self._load, self._end)
         self._read = self._left
 
@@ -89,27 +88,25 @@ class SceneStrip:
         self._loaded = start + keep
 
     def _read_to(self, right: int) -> None:
-        """Read what is missing up to this column."""
+        """Read what is missing of the last rows, up to this column at least."""
         while self._read < right:
-            self._read = next(self._reading)
-
-    def _pieces(self, first: int, stop: int) -> Iterator[int]:
-        """Read rows, some columns at a time; tell the column that it has got to."""
-        block, width = self._scene.block[1], self._right - self._left
-        step = max(_LOAD_COLS // block, 1) * block if block < width else self._scene.width
-        # Of a strip's first rows no more than the first patches need: the model waits for them.
-        begins = first == self._top
-        left = self._left
-        while left < self._right:
-            edge = left + min(2 * self._size, step) if begins else left + step - left % step
-            right = min(-(-edge // block) * block, self._right)
-            row = first
+            edge = self._edge()
+            row, stop = self._rows
             while row < stop:
                 bottom = min(row + self._load - row % self._load, self._end)
-                self._piece(Box(left, row, right - left, bottom - row))
+                self._piece(Box(self._read, row, edge - self._read, bottom - row))
                 row = bottom
-            yield right
-            left, begins = right, False
+            self._read = edge
+
+    def _edge(self) -> int:
+        """The column, at an edge of blocks, to read up to at a time."""
+        block, left = self._scene.block[1], self._read
+        wide = block < self._right - self._left
+        step = max(_LOAD_COLS // block, 1) * block if wide else self._scene.width
+        # Of the first rows no more than the first patches need: the model waits for them.
+        begins = (self._rows[0], left) == (self._top, self._left)
+        edge = left + min(2 * self._size, step) if begins else left + step - left % step
+        return min(-(-edge // block) * block, self._right)
 
     def _piece(self, box: Box) -> None:
         top, left = box.row - self._first, box.col - self._left

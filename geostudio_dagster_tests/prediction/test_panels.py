@@ -18,6 +18,8 @@ from geostudio_dagster.models.bundle import Bundle
 from geostudio_dagster.prediction import PredictOptions, predict
 from geostudio_dagster.prediction.panels import choose_reading, panels
 from geostudio_dagster.raster.patches import Box, PatchGrid
+from geostudio_dagster.raster.scene import Scene
+from geostudio_dagster.raster.strips import SceneStrip
 from geostudio_dagster_tests.prediction.builders import (
     Convolutions,
     read,
@@ -102,13 +104,19 @@ class Counted:
 
     def decodings(self) -> float:
         """How often each block was read, on average."""
+        read = self.blocks()
+        assert set(read.values()) <= set(self.places), "every block is read"
+        return sum(place in read.values() for place in self.places) / len(read)
+
+    def blocks(self) -> dict[tuple[int, int], int]:
+        """Where the blocks begin, by their column and row."""
         with rasterio.open(self._path) as file:
             rows, cols = file.block_shapes[0]
             grid = product(range(-(-file.width // cols)), range(-(-file.height // rows)))
-            tags = [f"BLOCK_OFFSET_{col}_{row}" for col, row in grid]
-            offsets = {int(file.get_tag_item(tag, "TIFF", bidx=1)) for tag in tags}
-        assert offsets <= set(self.places), "every block is read"
-        return sum(place in offsets for place in self.places) / len(offsets)
+            return {
+                (col, row): int(file.get_tag_item(f"BLOCK_OFFSET_{col}_{row}", "TIFF", bidx=1))
+                for col, row in grid
+            }
 
 
 class _Noting(io.FileIO):
@@ -164,6 +172,24 @@ def test_rows_are_read_so_that_a_sentinel_2_granule_is_decoded_least_often(
     reading = choose_reading(block, 10980, 224, pixel=pixel, output=9, memory=most)
     assert (reading.load, reading.decodings) == (load, pytest.approx(decodings))
     assert reading.per_column * (reading.widest + 2 * 224) <= most
+
+
+def test_the_first_patch_waits_for_no_column_that_it_does_not_need(
+    bundle: Bundle, tmp_path: Path
+) -> None:
+    pixels = np.random.default_rng(0).normal(size=(2, 96, 1024)).astype(np.float32)
+    counted = Counted(write_raster(tmp_path / "s.tif", pixels, interleave="pixel"))
+    blocks = counted.blocks()
+    with Scene(counted, bundle.manifest) as scene:
+        counted.places.clear()
+        strip = SceneStrip(scene, (0, 1024), (0, 96), size=48, load=64)
+        strip.advance(0)
+        np.testing.assert_array_equal(strip.patch(0, 0)[0], pixels[:, :48, :48])
+        read = {place for place, offset in blocks.items() if offset in counted.places}
+        assert read == {(0, 0), (1, 0)}
+        np.testing.assert_array_equal(strip.patch(0, 976)[0], pixels[:, :48, 976:])
+        read = {place for place, offset in blocks.items() if offset in counted.places}
+        assert read == {(col, 0) for col in range(16)}
 
 
 def nameless_bytes(folder: Path) -> int:
