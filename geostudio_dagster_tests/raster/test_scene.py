@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import gc
 import os
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -233,6 +235,22 @@ def test_a_band_that_gdal_marked_as_alpha_is_told_where_it_is_missed(tmp_path: P
         "Its band 4 is marked as alpha, so it counts as a mask; if it is data, mark it as "
         "undefined (gdal_edit.py -colorinterp_4 undefined)."
     )
+
+
+def test_a_strips_memory_goes_with_it(tmp_path: Path) -> None:
+    # Not only once the collector comes by: the next panel's is needed at once.
+    path = write_raster(tmp_path / "s.tif", np.ones((2, 32, 64), np.uint16), block=16)
+    with Scene(path, manifest("a", "b")) as scene:
+        strip = SceneStrip(scene, columns=(0, 64), rows=(0, 32), size=16, load=16)
+        strip.advance(0)
+        strip.patch(0, 0)
+        gone = weakref.ref(strip)
+        gc.disable()
+        try:
+            del strip
+            assert gone() is None
+        finally:
+            gc.enable()
 
 
 def test_a_truncated_file_names_file_and_rows(tmp_path: Path) -> None:
