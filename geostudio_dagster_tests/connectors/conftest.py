@@ -10,7 +10,7 @@ import pytest
 from geostudio_dagster.settings import FetchSettings, Settings
 from geostudio_dagster.storage import LocalStorage
 from geostudio_dagster_tests.conftest import write_scene
-from geostudio_dagster_tests.connectors.scene_server import SceneServer, start
+from geostudio_dagster_tests.connectors.scene_server import SceneServer, serving
 
 
 @pytest.fixture
@@ -43,8 +43,5 @@ def scene(tmp_path: Path) -> Path:
 @pytest.fixture
 def server(scene: Path) -> Iterator[SceneServer]:
     """Serves the scene's bytes."""
-    state, running = start(scene.read_bytes())
-    yield state
-    state.released.set()
-    running.shutdown()
-    running.server_close()
+    with serving(scene.read_bytes()) as state:
+        yield state

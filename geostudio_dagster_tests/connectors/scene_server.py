@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import threading
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -158,8 +160,9 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(b"<html>Please log in</html>", Content_Type="text/html")
 
 
-def start(content: bytes) -> tuple[SceneServer, ThreadingHTTPServer]:
-    """Start serving; the caller sets ``released`` and shuts the server down."""
+@contextmanager
+def serving(content: bytes) -> Iterator[SceneServer]:
+    """Serve these bytes at an address of this machine, in the body."""
     state = SceneServer(content)
     handler = type("Handler", (_Handler,), {"state": state})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
@@ -168,4 +171,9 @@ def start(content: bytes) -> tuple[SceneServer, ThreadingHTTPServer]:
     threading.Thread(
         target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
     ).start()
-    return state, server
+    try:
+        yield state
+    finally:
+        state.released.set()
+        server.shutdown()
+        server.server_close()

@@ -7,17 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from geostudio_dagster_tests.connectors.scene_server import SceneServer, start
+from geostudio_dagster_tests.connectors.scene_server import SceneServer, serving
 from geostudio_dagster_tests.prediction.terminal import call, engine
 
 
 @pytest.fixture
 def server(scene: Path) -> Iterator[SceneServer]:
-    state, running = start(scene.read_bytes())
-    yield state
-    state.released.set()
-    running.shutdown()
-    running.server_close()
+    with serving(scene.read_bytes()) as state:
+        yield state
 
 
 @pytest.mark.parametrize(
