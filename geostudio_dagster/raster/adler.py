@@ -15,7 +15,7 @@ from isal.isal_zlib import adler32
 from numpy.typing import NDArray
 
 _SLAB = 512 * 64  # pixels at a time: they stay in the cache of the processor
-DIFFERENCES, FLOATING = 2, 3  # TIFF's predictors; 1 is none
+_DIFFERENCES, _FLOATING = 2, 3  # TIFF's predictors; 1 is none
 
 
 def adler_of(planes: Sequence[NDArray[Any]], predictor: int) -> int:
@@ -37,10 +37,10 @@ def adler_of(planes: Sequence[NDArray[Any]], predictor: int) -> int:
 
 def _predicted(slab: NDArray[Any], predictor: int) -> NDArray[Any]:
     """What a predictor makes of rows (height, width, samples): as many bytes, contiguous."""
-    if predictor == DIFFERENCES:
+    if predictor == _DIFFERENCES:
         words = slab.view(f"u{slab.itemsize}")
         return np.diff(words, axis=1, prepend=np.zeros_like(words[:, :1]))
-    if predictor == FLOATING:
+    if predictor == _FLOATING:
         height, width, samples = slab.shape
         # Of each row, first all highest bytes, and so on down; then differences between these.
         parts = slab.astype(slab.dtype.newbyteorder(">")).view(np.uint8)

@@ -269,7 +269,8 @@ class Scene:
                 places = [(number, band) for number in part for band in self._bands(number)]
                 names = [_band_name(self._files[number], band) for number, band in places]
                 scene = " and ".join(Path(self.paths[number]).name for number in part)
-                chosen = choose_bands(wanted, names, scene, self._alphas(part))
+                masks = self._alphas(part[0]) if len(part) == 1 else []  # of several: whose?
+                chosen = choose_bands(wanted, names, scene, masks)
                 channels += [
                     self._channel(manifest, band, *places[place])
                     for band, place in zip(wanted, chosen, strict=True)
@@ -290,16 +291,12 @@ class Scene:
 
     def _bands(self, number: int) -> list[int]:
         """Bands of a file that hold data: an alpha band is a mask."""
-        kinds = self._files[number].colorinterp
-        return [band for band, kind in enumerate(kinds, start=1) if kind != ColorInterp.alpha]
+        alphas = self._alphas(number)
+        return [band for band in self._files[number].indexes if band not in alphas]
 
-    def _alphas(self, files: Sequence[int]) -> list[int]:
-        """The bands of a single file that are no data; of several, where is not told."""
-        if len(files) > 1:
-            return []
-        file = self._files[files[0]]
-        data = self._bands(files[0])
-        return [band for band in range(1, file.count + 1) if band not in data]
+    def _alphas(self, number: int) -> list[int]:
+        kinds = enumerate(self._files[number].colorinterp, start=1)
+        return [band for band, kind in kinds if kind == ColorInterp.alpha]
 
     def _channel(self, manifest: BundleManifest, band: Band, number: int, index: int) -> Channel:
         file = self._files[number]
@@ -328,8 +325,7 @@ class Scene:
         masks: list[tuple[int, int | None]] = []
         for number in sorted({channel.file for channel in self.channels}):
             file = self._files[number]
-            data = self._bands(number)
-            masks += [(number, band) for band in range(1, file.count + 1) if band not in data]
+            masks += [(number, band) for band in self._alphas(number)]
             flags = file.mask_flag_enums[0]
             if MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags:
                 masks.append((number, None))
