@@ -203,7 +203,7 @@ class Stream:
             "GEOSTUDIO_CHOSEN": "measured" if plan.calibrated else "by rule",
             "GEOSTUDIO_TUNING": str(model.tuning) if model.engine == "torch" else "none",
             "GEOSTUDIO_FOLDED": str(model.folded),
-            "GEOSTUDIO_LAYOUT": "channels last" if model.channels_last else "as built",
+            "GEOSTUDIO_LAYOUT": _layout(model, manifest.dates),
             "GEOSTUDIO_PATCH": str(grid.size),
             "GEOSTUDIO_OVERLAP": str(grid.overlap),
             "GEOSTUDIO_TRIM": str(grid.trim),
@@ -231,6 +231,14 @@ class _Progressing:
             log.info("predicted %d %%", 10 * tenths)
         if self._progress:
             self._progress(self._done, self._all)
+
+
+def _layout(model: Model, dates: int) -> str:
+    """How a network computes; one without weights that can be laid out may follow its pixels."""
+    if model.channels_last:
+        return "channels last"
+    given = model.engine == "torch" and model.tuning.channels_last and dates == 1
+    return "channels last pixels" if given else "as built"
 
 
 def _versions(engine: str) -> dict[str, str]:

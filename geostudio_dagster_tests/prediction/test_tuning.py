@@ -17,7 +17,12 @@ from geostudio_dagster.models.conversion import keep_program
 from geostudio_dagster.models.programs import ProgramFile
 from geostudio_dagster.models.tuning import Tuning
 from geostudio_dagster_tests.models.tunes import BANDS, make_unet
-from geostudio_dagster_tests.prediction.builders import read, write_raster
+from geostudio_dagster_tests.prediction.builders import (
+    Convolutions,
+    read,
+    write_bundle,
+    write_raster,
+)
 from geostudio_dagster_tests.prediction.terminal import call
 
 KEYS = ("GEOSTUDIO_TUNING", "GEOSTUDIO_FOLDED", "GEOSTUDIO_LAYOUT")
@@ -61,6 +66,17 @@ def test_each_tuning_can_be_left_out_and_is_told(unet: Path, image: Path, folder
         assert tags == (names, str(folded), layout)
         assert (facts["folded"], facts["channels_last"]) == (folded, layout == "channels last")
         assert (read(target, 1) != expected).mean() < 1e-3, "rounding alone, near ties"
+
+
+def test_of_a_frozen_network_the_pixels_alone_are_laid_out(folder: Path, tmp_path: Path) -> None:
+    bundle = write_bundle(tmp_path / "bundle", Convolutions(3, 1))
+    frozen = torch.jit.freeze(torch.jit.load(str(bundle.folder / "model.pt")))
+    frozen.save(str(bundle.folder / "model.pt"))
+    image = write_raster(tmp_path / "image.tif", np.ones((3, 70, 90), np.float32))
+    _, tags = predicted(bundle.folder, image, folder / "a.tif")
+    assert tags[2] == "channels last pixels"
+    _, tags = predicted(bundle.folder, image, folder / "b.tif", "--tuning", "none")
+    assert tags == ("none", "0", "as built")
 
 
 def test_weights_are_packed_in_a_program_unless_told_otherwise(
