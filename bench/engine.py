@@ -10,6 +10,17 @@ from bench import memory, models, starts
 from bench.scenes import textured
 from bench.worker import Worker
 
+# Models, precisions, and whether their batches are calibrated, for which a scene must be larger.
+_IN_MEMORY = (
+    ("unet", "exact", False),
+    ("unet", "auto", False),
+    ("prithvi_tiny", "auto", False),
+    ("prithvi_100", "exact", False),
+    ("unet", "exact", True),
+    ("prithvi_tiny", "auto", True),
+)
+_CALIBRATED = 4608
+
 
 def measure_floor(case, settings, samples):
     """The engine and its floor: the forward pass of the same patches, and decoding alone."""
@@ -133,18 +144,21 @@ def measure_starts(name, settings, samples):
 
 
 def measure_memory(settings, samples):
-    """The curve with a light model over all sizes; a U-Net and a ViT on one size."""
+    """The curve with a light model over all sizes; U-Net and ViTs on one, and calibrated."""
     place = settings.place
     light = memory.light_bundle(place)
     for size in settings.memory:
         point = memory.sparse_point(light, size, place)
         samples.add("memory", "light", str(size), **point)
         print(f"  memory: light, {size}: {point['above_model_mb']} MB", flush=True)
-    scene = textured(place / "scene-2048.tif", 2048)
-    for name, precision in (("unet", "exact"), ("unet", "auto"), ("prithvi_tiny", "auto")):
-        point = memory.point(make_bundle(place, name), scene, 2048, place, precision)
-        samples.add("memory", f"{name} {precision}", "2048", **point)
-        print(f"  memory: {name} {precision}, 2048: {point['above_model_mb']} MB", flush=True)
+    for name, precision, calibrate in _IN_MEMORY:
+        size = _CALIBRATED if calibrate else 2048
+        scene = textured(place / f"scene-{size}.tif", size)
+        bundle = make_bundle(place, name)
+        point = memory.point(bundle, scene, size, place, precision, calibrate=calibrate)
+        case = f"{name} {precision}{', calibrated' * calibrate}"
+        samples.add("memory", case, str(size), **point)
+        print(f"  memory: {case}, {size}: {point['above_model_mb']} MB", flush=True)
 
 
 def make_bundle(place: Path, name: str, overlap: int = models.OVERLAP) -> Path:

@@ -4,6 +4,7 @@ Models start from their programs, as in an installation; ``python -m bench.memor
 """
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -47,8 +48,10 @@ def light_bundle(place: Path) -> Path:
     return folder
 
 
-def point(bundle: Path, scene: Path, size: int, place: Path, precision: str):
-    """The same over any scene of this size."""
+def point(
+    bundle: Path, scene: Path, size: int, place: Path, precision: str, *, calibrate: bool = False
+):
+    """The same over any scene of this size; calibrated from nothing, if wanted."""
     out, programs = place / "memory", place / "programs"
     out.mkdir(exist_ok=True)
     # Not in the process that is measured: making a program imports TerraTorch.
@@ -56,6 +59,9 @@ def point(bundle: Path, scene: Path, size: int, place: Path, precision: str):
     subprocess.run(keep, capture_output=True, check=True)
     command = [sys.executable, "-m", "bench.shard", str(bundle), str(scene), str(out), precision]
     command += ["--programs", str(programs)]
+    if calibrate:
+        shutil.rmtree(place / "calibrations", ignore_errors=True)
+        command += ["--calibrations", str(place / "calibrations")]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     facts = json.loads(done.stdout.splitlines()[-1])
     (out / scene.name).unlink()

@@ -21,6 +21,7 @@ def predict_all(
     precision: str,
     *,
     programs: Path | None = None,
+    calibrations: Path | None = None,
     tasks: int,
 ):
     """Predict each scene, so many at a time as in a run. Gives memory before and after.
@@ -28,7 +29,7 @@ def predict_all(
     In a folder of programs the model's is kept at the end, where it is not there yet.
     """
     loaded_bundle = load_bundle(bundle)
-    options = PredictOptions(precision=precision, programs=programs)
+    options = PredictOptions(precision=precision, programs=programs, calibrations=calibrations)
     with tempfile.TemporaryDirectory(dir=target) as scratch:
         with importing("torch"):  # as predictions do
             from geostudio_dagster.models.cache import loaded
@@ -72,6 +73,7 @@ if __name__ == "__main__":
         parser.add_argument(name, type=Path)
     parser.add_argument("precision")
     parser.add_argument("--programs", type=Path)
+    parser.add_argument("--calibrations", type=Path)
     parser.add_argument("--at-once", type=int, default=at_once())
     given = parser.parse_args()
     folder = given.scenes
@@ -82,6 +84,7 @@ if __name__ == "__main__":
         given.out,
         given.precision,
         programs=given.programs,
+        calibrations=given.calibrations,
         tasks=given.at_once,
     )
     print(json.dumps(facts))

@@ -29,7 +29,7 @@ import numpy as np
 import torch
 
 from geostudio_dagster.cores import instruction_sets, usable_cores
-from geostudio_dagster.models.memory import is_out_of_memory
+from geostudio_dagster.models.memory import give_back_memory, is_out_of_memory
 from geostudio_dagster.models.runtime import Model
 from geostudio_dagster.prediction.batches import Batch
 from geostudio_dagster.prediction.forward import ForwardPass, ForwardPlan, host_memory
@@ -173,7 +173,9 @@ def _measuring(model: Model, shape: tuple[int, int, int]) -> Measure:
             count = 2 * plan.workers
             took = min(_timed(model, plan, shape, count) for _ in range(2))
         left = _memory_left(plan.device)
-        torch.cuda.empty_cache()  # or the next, smaller plan would be charged for it
+        # Or the next plan, and the prediction after it, would have theirs beside what this left.
+        give_back_memory()
+        torch.cuda.empty_cache()
         if gpu and left < (1 - _MOST_GPU) * room:
             return float("inf")
         if not gpu and patches > flying:
