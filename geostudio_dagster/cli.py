@@ -139,12 +139,19 @@ Scenes = Annotated[
         "file or modality, and for each further date, oldest first.",
     ),
 ]
-Side = Annotated[int | None, typer.Option(min=1, help="Side of the model's square, pixels.")]
+_MOST = 4096  # of anything that is counted
+Side = Annotated[
+    int | None, typer.Option(min=1, max=_MOST, help="Side of the model's square, pixels.")
+]
 Shared = Annotated[int | None, typer.Option(min=0, help="Pixels that neighbours share.")]
 Cut = Annotated[int | None, typer.Option(min=0, help="Pixels cut from inner edges.")]
-BatchSize = Annotated[int | None, typer.Option(min=1, help="Patches per forward pass.")]
-Workers = Annotated[int | None, typer.Option(min=1, help="Forward passes at the same time.")]
-Threads = Annotated[int | None, typer.Option(min=1, help="Threads of each forward pass.")]
+BatchSize = Annotated[int | None, typer.Option(min=1, max=_MOST, help="Patches per forward pass.")]
+Workers = Annotated[
+    int | None, typer.Option(min=1, max=_MOST, help="Forward passes at the same time.")
+]
+Threads = Annotated[
+    int | None, typer.Option(min=1, max=_MOST, help="Threads of each forward pass.")
+]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:1; a GPU if there is one.")]
 Engine = Annotated[
     Literal["auto", "onnxruntime", "openvino"] | None,
@@ -261,13 +268,23 @@ def _failures_told() -> Iterator[None]:
 
 
 def _run(job: Job, as_json: bool) -> None:
-    from geostudio_dagster.prediction.command import keep_for_next_time, run, summary
+    from geostudio_dagster.prediction.command import (
+        FAILED,
+        CommandFailed,
+        keep_for_next_time,
+        run,
+        summary,
+    )
 
     facts = run(job, err)
-    if as_json:
-        print_json(facts)
-    else:
-        typer.echo(summary(facts))
+    try:
+        if as_json:
+            print_json(facts)
+        else:
+            typer.echo(summary(facts))
+    except OSError as error:
+        problem = f"{facts['output']} is complete, but its report can't be printed ({error})."
+        raise CommandFailed(problem, FAILED) from error
     keep_for_next_time(job, facts, err)
 
 

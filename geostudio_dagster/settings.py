@@ -6,6 +6,7 @@ disk or the network; folders are made by whoever writes to them.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from functools import cached_property
@@ -379,10 +380,12 @@ def read_settings() -> Settings:
             f"{_PREFIX}{variable}", str(first["msg"]), "correct this environment variable"
         ) from error
     except SettingsError as error:
-        # It names the field in its sentence only.
+        # It names the field in its sentence only, which parts of several variables may make.
         field = _QUOTED.search(str(error))
+        name = f"{_PREFIX}{field[1].upper()}" if field else "settings"
+        found = [key for key in os.environ if key.upper().startswith(name)]
         raise InvalidRequest(
-            f"{_PREFIX}{field[1].upper()}" if field else "settings",
+            found[0] if len(found) == 1 else name,
             "is not JSON",
             'write lists and groups as JSON, such as ["/data/scenes"]',
         ) from error

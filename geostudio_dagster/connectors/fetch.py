@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,6 +36,7 @@ from geostudio_dagster.settings import FetchSettings
 log = logging.getLogger(__name__)
 
 _MAX_REDIRECTS = 5
+_NUMBER = re.compile(r"[0-9]{1,18}")
 _REDIRECTS = (301, 302, 303, 307, 308)
 
 
@@ -225,13 +227,13 @@ def version_of(response: httpcore.Response) -> str:
 def range_start(response: httpcore.Response) -> int:
     """Offset of a partial answer's first byte, -1 where it is not told."""
     first = header(response, b"content-range").removeprefix("bytes ").partition("-")[0]
-    return int(first) if first.isdecimal() else -1
+    return int(first) if _NUMBER.fullmatch(first) else -1
 
 
 def total_size(response: httpcore.Response) -> int | None:
     """Bytes of the whole file that an answer is a part of, if told."""
     total = header(response, b"content-range").rpartition("/")[2]
-    return int(total) if total.isdecimal() else None
+    return int(total) if _NUMBER.fullmatch(total) else None
 
 
 def too_large(scene: RemoteScene, settings: FetchSettings) -> TaskError:

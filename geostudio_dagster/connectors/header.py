@@ -21,7 +21,9 @@ from rasterio.errors import RasterioError
 from geostudio_dagster.errors import TaskError
 from geostudio_dagster.models.bundle import BundleManifest
 from geostudio_dagster.raster.footprint import Bounds, footprint
-from geostudio_dagster.raster.scene import DRIVER, ONLY_THE_FILE, Scene
+from geostudio_dagster.raster.grids import check_position
+from geostudio_dagster.raster.opening import DRIVER, ONLY_THE_FILE
+from geostudio_dagster.raster.scene import Scene
 
 _BLOCK_BYTES = 1 << 30
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # classic and BigTIFF
@@ -81,7 +83,7 @@ def check_scene(path: Path, shown: str, manifest: BundleManifest | None = None) 
     """
     with _opened(path, shown) as scene:
         _check_pixels(scene, shown)
-        _check_georeference(scene, shown)
+        check_position(scene, shown)
         header = _header(scene)
         if header.bounds is None:
             raise TaskError(
@@ -101,7 +103,7 @@ def read_header(path: Path, shown: str) -> SceneHeader:
         TaskError: ``not_a_raster`` or ``not_georeferenced``.
     """
     with _opened(path, shown) as scene:
-        _check_georeference(scene, shown)
+        check_position(scene, shown)
         return _header(scene)
 
 
@@ -157,23 +159,6 @@ def _check_complete(scene: Any, shown: str) -> None:
             raise TaskError(
                 "not_a_raster", f"{shown} is cut short: pixels are missing; upload it again."
             )
-
-
-def _check_georeference(scene: Any, shown: str) -> None:
-    transform = scene.transform
-    finite = all(math.isfinite(value) for value in transform[:6])
-    if scene.crs and finite and not transform.is_identity and abs(transform.determinant) > 0:
-        return
-    if scene.gcps[0] or scene.rpcs:
-        kind = "ground control points" if scene.gcps[0] else "rational polynomials (RPC)"
-        problem = f"has only {kind} instead of a grid; rectify it, for instance with gdalwarp"
-    else:
-        missing = "coordinate reference system" if not scene.crs else "position (geotransform)"
-        problem = (
-            f"has no {missing} inside the file (side files are not read); "
-            "set it, for instance with gdal_edit"
-        )
-    raise TaskError("not_georeferenced", f"{shown} {problem}.")
 
 
 def _check_as_model_input(path: Path, manifest: BundleManifest, shown: str) -> None:

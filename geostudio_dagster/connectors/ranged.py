@@ -30,12 +30,14 @@ _PIECE = 4 * 1024**2  # most bytes per request: small enough to be read at the s
 _AT_ONCE = 4
 
 
+_LONGEST = 100  # characters of a name
 _UNUSUAL = re.compile(r"[^\w.-]+")
 
 
 def safe_name(path: str) -> str:
     """The last part of a path elsewhere, as a file's name that GDAL and messages may show."""
-    return _UNUSUAL.sub("_", PurePosixPath(path).name) or "scene.tif"
+    name = _UNUSUAL.sub("_", PurePosixPath(path).name)[-_LONGEST:]
+    return "scene.tif" if name in {"", ".", ".."} else name
 
 
 class RangedFile(os.PathLike[str]):

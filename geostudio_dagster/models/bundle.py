@@ -13,7 +13,15 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from geostudio_dagster.errors import InvalidRequest
 from geostudio_dagster.models.endpoint import Endpoint
@@ -52,12 +60,19 @@ class Band(_Strict):
     name: Text = Field(min_length=1, max_length=64)
     modality: Text | None = Field(default=None, min_length=1, max_length=64)
     index: int | None = Field(default=None, ge=0)
-    scale: float = 1.0
-    integer_scale: float = Field(default=1.0, gt=0)
-    offset: float = 0.0
-    mean: float = 0.0
-    std: float = Field(default=1.0, gt=0)
+    scale: FiniteFloat = 1.0
+    integer_scale: FiniteFloat = Field(default=1.0, gt=0)
+    offset: FiniteFloat = 0.0
+    mean: FiniteFloat = 0.0
+    std: FiniteFloat = Field(default=1.0, gt=0)
     rgb: Literal["R", "G", "B"] | None = None
+
+    @field_validator("scale")
+    @classmethod
+    def _not_zero(cls, value: float) -> float:
+        if not value:
+            raise ValueError("must not be 0, which would make all pixels the same")
+        return value
 
 
 class ClassDefinition(_Strict):

@@ -31,9 +31,9 @@ from geostudio_dagster.planning.recipes import (
     recipe_key,
 )
 from geostudio_dagster.raster.composite import Composite, stretch_of, write_composite
+from geostudio_dagster.raster.opening import File
 from geostudio_dagster.raster.patches import Box
 from geostudio_dagster.raster.regridding import BandInput, Canvas
-from geostudio_dagster.raster.scene import File
 from geostudio_dagster.settings import Settings
 from geostudio_dagster.storage import request_key
 

@@ -20,8 +20,8 @@ from geostudio_dagster.planning.masks import MASKED_CLASSES, Masking
 from geostudio_dagster.postprocess.masking import write_masked
 from geostudio_dagster.postprocess.quicklook import write_quicklook
 from geostudio_dagster.postprocess.statistics import statistics
+from geostudio_dagster.raster.opening import ONLY_THE_FILE
 from geostudio_dagster.raster.preview import QUICKLOOK_SIDE, preview_png
-from geostudio_dagster.raster.scene import ONLY_THE_FILE
 
 _MOST_AT_ONCE = 4  # each takes memory, for rows of two rasters
 

@@ -23,8 +23,8 @@ from geostudio_dagster.errors import TaskError
 from geostudio_dagster.planning.masks import MASKED_CLASSES, NODATA, Encoding, Masking, MaskKind
 from geostudio_dagster.raster.checksums import Checksums, DamagedBlockError, checking
 from geostudio_dagster.raster.cog import BLOCK, ScratchRaster, remove_scratch, write_cog
+from geostudio_dagster.raster.opening import DRIVER, ONLY_THE_FILE
 from geostudio_dagster.raster.patches import Box
-from geostudio_dagster.raster.scene import DRIVER, ONLY_THE_FILE
 
 _SCL: Mapping[MaskKind, tuple[int, ...]] = {"cloud": (3, 8, 9), "snow_ice": (11,)}
 _FMASK: Mapping[MaskKind, int] = {"cloud": 0b1111, "snow_ice": 0b10000}

@@ -39,6 +39,7 @@ from geostudio_dagster.models.programs import CONVERTED, ProgramFile
 from geostudio_dagster.models.tuning import Tuning
 from geostudio_dagster.prediction.destination import Destination, destination
 from geostudio_dagster.prediction.engine import predict
+from geostudio_dagster.prediction.files import Named, check_apart
 from geostudio_dagster.prediction.inputs import readable
 from geostudio_dagster.prediction.options import PredictOptions
 from geostudio_dagster.prediction.report import PredictionReport
@@ -83,16 +84,17 @@ def run(job: Job, terminal: Console) -> dict[str, Any]:
 
     Raises:
         CommandFailed: code 2 for an input that can't be used as it is, 1 for a failure that
-            another try may get past, 130 when stopped by Ctrl-C or SIGTERM.
+            another try may get past, 130 when stopped by Ctrl-C, SIGTERM or SIGHUP.
     """
     with _as_sentences(), _stoppable():
         _check_profile(job.options.profile)
         bundle = _bundle(job)
         precision = job.options.precision or bundle.manifest.precision or read_settings().precision
         job = replace(job, options=replace(job.options, precision=precision))
+        _check_files(job, bundle)
         place = destination(job.output)
-        place.check(job.inputs)
-        look = _quicklook(job, place)
+        place.check()
+        look = _quicklook(job)
         with place.workplace() as (scratch, target):
             report, seconds = _predict(job, bundle, scratch, target, terminal)
             began = time.perf_counter()
@@ -139,16 +141,21 @@ def keep_for_next_time(job: Job, facts: dict[str, Any], terminal: Console) -> No
         terminal.print(f"The model was not kept ({type(error).__name__}).")
 
 
-def _quicklook(job: Job, output: Destination) -> Destination | None:
+def _check_files(job: Job, bundle: Bundle) -> None:
+    read = [Named("input", text) for text in job.inputs]
+    read += [Named("model", str(bundle.folder / it)) for it in bundle.manifest.all_files]
+    written = ("output", job.output), ("quicklook", job.quicklook), ("profile", job.options.profile)
+    check_apart([Named(option, str(it)) for option, it in written if it is not None], read)
+
+
+def _quicklook(job: Job) -> Destination | None:
     """Where the quicklook goes, if one is asked for; checked before any work."""
     if job.quicklook is None:
         return None
     if not job.quicklook.lower().endswith(_PNG):
         raise InvalidRequest("quicklook", f"{job.quicklook} is no PNG", f"name a {_PNG} file")
     look = destination(job.quicklook, "quicklook", _PNG)
-    look.check(job.inputs)
-    if look == output:
-        raise InvalidRequest("quicklook", f"{look} is the output", "name another file")
+    look.check()
     return look
 
 
@@ -177,7 +184,9 @@ def _check_profile(path: Path | None) -> None:
         raise InvalidRequest("profile", f"{path} is no picture", "name an .svg or .html file")
     if not path.absolute().parent.is_dir():
         raise InvalidRequest("profile", f"{path.parent} is not a folder", "make it first")
-    if path.is_dir() or not os.access(path if path.exists() else path.absolute().parent, os.W_OK):
+    if (path.exists() and not path.is_file()) or not os.access(
+        path if path.exists() else path.absolute().parent, os.W_OK
+    ):
         raise InvalidRequest("profile", f"{path} can't be written", "name another file")
 
 
@@ -267,6 +276,7 @@ def _as_sentences() -> Iterator[None]:
         CPLE_BaseError,
         MemoryError,
         RuntimeError,
+        UnicodeError,
     ) as error:
         # RuntimeError is how torch says anything, a lack of memory or of a GPU included.
         lines = str(error).strip().splitlines() or ["no details"]
@@ -278,12 +288,14 @@ def _as_sentences() -> Iterator[None]:
 
 @contextmanager
 def _stoppable() -> Iterator[None]:
-    """SIGTERM ends the body as Ctrl-C does, so that it cleans up behind itself."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    """SIGTERM, and the end of the terminal, end the body as Ctrl-C does: so it cleans up."""
+    ends = signal.SIGTERM, signal.SIGHUP
+    before = [signal.signal(end, signal.default_int_handler) for end in ends]
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for end, handler in zip(ends, before, strict=True):
+            signal.signal(end, handler)
 
 
 class _Speed(ProgressColumn):

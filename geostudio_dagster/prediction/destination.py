@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
+import glob
+import os
+import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,11 +27,11 @@ _MISSING = ("404", "NoSuchBucket")
 class Destination(Protocol):
     """A place for one output. Its text form is how people name it."""
 
-    def check(self, inputs: Sequence[str]) -> None:
+    def check(self) -> None:
         """Refuse what can't be written to, before any work.
 
         Raises:
-            InvalidRequest: it can't be, or it is one of the inputs.
+            InvalidRequest: it can't be.
         """
 
     def workplace(self) -> Any:
@@ -68,26 +72,54 @@ class LocalDestination:
     def __str__(self) -> str:
         return str(self.path)
 
-    def check(self, inputs: Sequence[str]) -> None:
+    def check(self) -> None:
         """See :class:`Destination`."""
         path = self.path
         if path.is_dir():
             raise InvalidRequest(self.option, f"{path} is a folder", "name a file in it")
         if not path.parent.is_dir():
             raise InvalidRequest(self.option, f"{path.parent} is not a folder", "make it first")
-        if any(Path(text).exists() and path.exists() and path.samefile(text) for text in inputs):
-            raise InvalidRequest(self.option, f"{path} is an input", "name another file")
+        if path.exists() and not path.is_file():
+            # It would be replaced, also if it is /dev/null.
+            raise InvalidRequest(self.option, f"{path} is no regular file", "name another file")
 
     @contextmanager
     def workplace(self) -> Iterator[tuple[Path, Path]]:
-        """A folder beside the output, so that the finished file is moved without a copy."""
-        with tempfile.TemporaryDirectory(
-            prefix=f".{self.path.name}.", dir=self.path.parent
-        ) as folder:
-            yield Path(folder), self.path
+        """A folder beside the output, so that the finished file is moved without a copy.
+
+        Those that killed processes left for the same output are removed.
+        """
+        beside, prefix = self.path.parent, f".{self.path.name}."
+        for folder in beside.glob(f"{glob.escape(prefix)}*/"):
+            _remove_abandoned(folder)
+        with tempfile.TemporaryDirectory(prefix=prefix, dir=beside) as name, _locked(Path(name)):
+            yield Path(name), self.path
 
     def deliver(self, path: Path) -> None:
         """It is there already."""
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[bool]:
+    """Whether the folder is this process's alone in the body; the lock goes as the process does."""
+    place = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:  # another has it, or the file system knows no locks
+            yield False
+        else:
+            yield True
+    finally:
+        os.close(place)
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Remove a folder that no living process works in."""
+    with suppress(OSError), _locked(folder) as alone:
+        # One that is empty may just have been made, and not be locked yet.
+        if alone and any(folder.iterdir()):
+            shutil.rmtree(folder)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,12 +139,10 @@ class BucketDestination:
     def __str__(self) -> str:
         return f"{_S3}{self.bucket}/{self.key}"
 
-    def check(self, inputs: Sequence[str]) -> None:
+    def check(self) -> None:
         """See :class:`Destination`."""
         from botocore.exceptions import BotoCoreError, ClientError
 
-        if str(self) in inputs:
-            raise InvalidRequest(self.option, f"{self} is an input", "name another object")
         try:
             client().head_bucket(Bucket=self.bucket)
         except ClientError as error:

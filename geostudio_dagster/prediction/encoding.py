@@ -11,6 +11,7 @@ from torch import Tensor
 
 from geostudio_dagster.models.bundle import BundleManifest
 from geostudio_dagster.raster.cog import Colours
+from geostudio_dagster.raster.nodata import told_apart
 from geostudio_dagster.raster.overviews import Overviews
 
 BYTE_NODATA = 255
@@ -112,6 +113,5 @@ class Values:
         self.names = [name] if channels == 1 else several
 
     def pixels(self, blended: Tensor) -> NDArray[np.float32]:
-        """The output itself."""
-        values: NDArray[np.float32] = blended.cpu().numpy()
-        return values
+        """The output itself, but no value of it passes for no data."""
+        return told_apart(blended.cpu().numpy(), VALUE_NODATA)

@@ -26,12 +26,14 @@ from geostudio_dagster.prediction.streaming import Progress, Stream, stop_if
 from geostudio_dagster.prediction.timeline import write_timeline
 from geostudio_dagster.prediction.turns import Place
 from geostudio_dagster.raster.cog import remove_scratch, write_cog
+from geostudio_dagster.raster.opening import Source
 from geostudio_dagster.raster.patches import Box, PatchGrid
-from geostudio_dagster.raster.scene import Scene, Source
+from geostudio_dagster.raster.scene import Scene
 
 if TYPE_CHECKING:
     from geostudio_dagster.models.runtime import Model
     from geostudio_dagster.prediction.forward import ForwardPlan
+    from geostudio_dagster.prediction.output import PredictionFile
 
 log = logging.getLogger(__name__)
 
@@ -95,6 +97,7 @@ def predict(
         try:
             output = stream.into(path, dict(tags or {}), progress, cancelled)
             scene.check_unchanged()
+            _check_numbers(output, bundle)
             stop_if(cancelled)
             with clock.measure("cog"):
                 write_cog(path, target, threads=min(usable_cores(), 4))
@@ -109,6 +112,22 @@ def predict(
     stages = ", ".join(f"{name} {seconds:.2f}" for name, seconds in report.seconds.items())
     log.info("%d patches, %d skipped; seconds: %s", report.patches, report.skipped_patches, stages)
     return report
+
+
+def _check_numbers(output: PredictionFile, bundle: Bundle) -> None:
+    """Make sure that the network made numbers of some pixels, where there are any."""
+    if not output.not_finite:
+        return
+    name = bundle.manifest.name
+    if output.not_finite == output.pixels_with_data:
+        raise TaskError(
+            "model_unusable",
+            f"Model {name} gives no finite number for any pixel; check its weights, and the "
+            "scaling in its manifest.",
+        )
+    log.warning(
+        "model %s gives no finite number for %d pixels; they are no data", name, output.not_finite
+    )
 
 
 def _prepare(

@@ -40,6 +40,7 @@ _CPU_BATCH = {"float32": 2, "bfloat16": 4}
 # Prithvi-tiny is as fast at 3 as at 4 (AMX), and takes 30 MB less.
 _CPU_BATCH_OF_ATTENTION = {"float32": 1, "bfloat16": 3}
 _GPU_BATCH = 32
+_DEVICES = ("cpu", "cuda")
 _GPU_WORKERS = 2  # one copies and asks for its work while the other's is computed
 
 
@@ -103,19 +104,25 @@ def choose_device(options: PredictOptions, runtime: str = "") -> str:
     usual = "cuda" if torch.cuda.is_available() and not on_processor else "cpu"
     device = options.device or usual
     try:
-        torch.empty(0, device=device)
+        kind = torch.empty(0, device=device).device.type
     except (RuntimeError, AssertionError) as error:  # without CUDA support, torch asserts
         if is_out_of_memory(error):
             raise
-        raise TaskError(
-            "no_such_device", f"There is no device {device} for torch here; name cpu, or none."
-        ) from error
+        raise _no_device(device) from error
+    if kind not in _DEVICES:
+        raise _no_device(device)
     if device.startswith("cuda"):
         torch.backends.cudnn.allow_tf32 = False
         torch.backends.cudnn.deterministic = True
     if device == "cuda":
         return f"cuda:{torch.cuda.current_device()}"
     return device
+
+
+def _no_device(name: str) -> TaskError:
+    return TaskError(
+        "no_such_device", f"There is no device {name} for torch here; name cpu, or none."
+    )
 
 
 def has_bfloat16(device: str) -> bool:

@@ -16,10 +16,10 @@ from geostudio_dagster.connectors.addresses import (
 )
 from geostudio_dagster.connectors.bucket import BucketFile
 from geostudio_dagster.connectors.fetch import download
-from geostudio_dagster.connectors.header import check_scene
+from geostudio_dagster.connectors.header import read_header
 from geostudio_dagster.connectors.ranges import RangesUnsupportedError, RemoteFile, file_name
 from geostudio_dagster.errors import InvalidRequest
-from geostudio_dagster.raster.scene import File
+from geostudio_dagster.raster.opening import File
 from geostudio_dagster.settings import Settings
 
 _S3 = "s3://"
@@ -37,7 +37,7 @@ def readable(inputs: Sequence[str], scratch: Path) -> Iterator[list[File]]:
 
     Raises:
         InvalidRequest: no such file, or another kind of address.
-        TaskError: as for :func:`download` and :func:`check_scene`.
+        TaskError: as for :func:`download` and :func:`read_header`.
     """
     # First those that cost nothing to check: a wrong path is told before a long download.
     found: dict[str, File] = {text: _local(text) for text in inputs if not _REMOTE.match(text)}
@@ -89,5 +89,5 @@ def _downloaded(address: RemoteScene, folder: Path, settings: Settings) -> Path:
     # Messages name the file by its last part.
     path = folder / file_name(address)
     download(address, path, settings.fetch)
-    check_scene(path, str(address))
+    read_header(path, str(address))
     return path

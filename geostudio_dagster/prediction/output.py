@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,6 +49,7 @@ class PredictionFile:
         self.transform = window_transform(Window(*core), scene.transform)
         self._counts = {item.value: 0 for item in manifest.classes}
         self.nodata_pixels = 0
+        self.not_finite = 0  # of them, those that the network made no number of
         self.raster = ScratchRaster(
             path,
             size=(core.width, core.height),
@@ -80,6 +82,11 @@ class PredictionFile:
             scale=encoding.scale,
         )
 
+    @property
+    def pixels_with_data(self) -> int:
+        """Pixels that the scene has data for."""
+        return self._core.width * self._core.height - self.nodata_pixels + self.not_finite
+
     def class_counts(self) -> dict[int, int] | None:
         """Pixels by class value, classes without any included; None unless they are classes."""
         if not isinstance(self._encoding, Classes):
@@ -88,6 +95,7 @@ class PredictionFile:
 
     def _write(self, box: Box, blended: Tensor, valid: NDArray[np.bool_]) -> None:
         pixels = self._encoding.pixels(blended)
+        valid = self._with_numbers(blended, valid)
         missing = valid.size - int(np.count_nonzero(valid))
         if missing:
             pixels = np.where(valid, pixels, pixels.dtype.type(self._encoding.nodata))
@@ -96,6 +104,14 @@ class PredictionFile:
             self._count(pixels, valid.size - missing)
         place = Box(box.col - self._core.col, box.row - self._core.row, box.width, box.height)
         self.raster.write(place, pixels)
+
+    def _with_numbers(self, blended: Tensor, valid: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Which of the valid pixels have a finite output: others are no class and no value."""
+        if math.isfinite(float(blended.sum())):  # as mostly; looking at each takes longer
+            return valid
+        numbers: NDArray[np.bool_] = blended.isfinite().all(dim=0).cpu().numpy()
+        self.not_finite += int(np.count_nonzero(valid & ~numbers))
+        return valid & numbers
 
     def _count(self, pixels: NDArray[Any], valid: int) -> None:
         """Count the classes of pixels, of which so many have one."""

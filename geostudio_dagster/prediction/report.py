@@ -124,6 +124,7 @@ class PredictionReport:
             pass.
         stalls: how often it waited; at least once, for the first batch.
         nodata_fraction: share of the window's pixels that are nodata in the output.
+        not_finite: of these, pixels with data that the network gave no finite number for.
         class_counts: pixels by class value; None for a regression.
         bounds: west, south, east, north in the units of ``crs``.
         shape: bands, height, width of the output.
@@ -150,6 +151,7 @@ class PredictionReport:
     queued: float
     stalls: int
     nodata_fraction: float
+    not_finite: int
     class_counts: dict[int, int] | None
     bounds: tuple[float, float, float, float]
     crs: str

@@ -181,6 +181,7 @@ class Stream:
             queued=self._clock.queued,
             stalls=self._clock.stalls,
             nodata_fraction=output.nodata_pixels / pixels,
+            not_finite=output.not_finite,
             class_counts=output.class_counts(),
             bounds=(west, south, east, north),
             crs=self._scene.crs.to_string(),

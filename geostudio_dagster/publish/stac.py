@@ -17,7 +17,7 @@ from rasterio.io import DatasetReader
 from geostudio_dagster import __version__
 from geostudio_dagster.models.bundle import BundleManifest
 from geostudio_dagster.raster.footprint import footprint_of
-from geostudio_dagster.raster.scene import DRIVER, ONLY_THE_FILE
+from geostudio_dagster.raster.opening import DRIVER, ONLY_THE_FILE
 
 if TYPE_CHECKING:
     from geostudio_dagster.catalog import ArtifactRecord, ModelRecord, RequestRecord, TaskRecord

@@ -28,6 +28,7 @@ from rasterio.enums import Compression, MaskFlags
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 from geostudio_dagster.raster.adler import adler_of
+from geostudio_dagster.raster.directories import Content, check_directories
 from geostudio_dagster.raster.patches import Box
 
 _PIECE = 256 * 1024  # bytes at a time, of either side: they stay in the cache of the processor
@@ -38,11 +39,8 @@ _TRAILER = 4  # bytes that a stream's checksum takes, its last ones
 _MOST_PAGES = 64  # of a file, to look for its mask in
 
 
-class Bytes(Protocol):
-    """A file's bytes, at any place of it."""
-
-    def read_at(self, offset: int, length: int) -> bytes:
-        """Up to ``length`` bytes from ``offset``; empty where there are none."""
+class Bytes(Content, Protocol):
+    """A file's bytes, which can be asked for ahead."""
 
     def hold(self, offsets: Sequence[int], sizes: Sequence[int]) -> None:
         """These ranges are read next, by whoever checks them and then by GDAL."""
@@ -69,6 +67,11 @@ class LocalBytes:
     ) -> None:
         self._file.close()
 
+    @property
+    def size(self) -> int:
+        """See :class:`Bytes`."""
+        return os.fstat(self._file.fileno()).st_size
+
     def read_at(self, offset: int, length: int) -> bytes:
         """See :class:`Bytes`."""
         return os.pread(self._file.fileno(), length, offset)
@@ -88,7 +91,7 @@ def checking(
     """Checks the blocks of a file that is open as ``dataset``, where somebody can give its bytes.
 
     Raises:
-        OSError: there is no such file.
+        OSError: there is no such file, or it is cut short.
     """
     if os.fspath(file).startswith("/vsi"):
         yield None  # in memory, say, where only GDAL can read
@@ -98,6 +101,7 @@ def checking(
             content, threads = cast("Bytes", file), 1
         else:
             content = stack.enter_context(LocalBytes(Path(file)))
+        check_directories(content)
         mask = stack.enter_context(_mask_of(dataset))
         masks = None if mask is None else Checksums(mask, content, of=" of the mask")
         yield Checksums(dataset, content, threads, mask=masks)
@@ -166,8 +170,7 @@ class Checksums:
         self._planes = 1 if self._shared else dataset.count
         self._predictor = int(structure.get("PREDICTOR", 1))
         self._height, self._width = dataset.block_shapes[0]
-        if self._height == 1 and self._deflate and self._place(0, 1, 0) is None:
-            # GDAL shows one strip of thousands of rows as rows, of which the first has its place.
+        if self._height == 1 and self._deflate and self._is_one_strip():
             self._height = dataset.height
         shape = -(-dataset.height // self._height), -(-dataset.width // self._width)
         self._checked = np.zeros((self._planes, *shape) if self._deflate else 0, np.bool_)
@@ -269,6 +272,14 @@ class Checksums:
                             yield block
                         elif not sparse:
                             raise DamagedBlockError(f"block {col}, {row} is missing")
+
+    def _is_one_strip(self) -> bool:
+        """Whether GDAL shows one strip of thousands of rows as rows.
+
+        Then the first alone has a place. In a sparse file that may be so, too, and does no harm.
+        """
+        others = range(1, self._dataset.height)
+        return all(self._place(0, row, 0) is None for row in others)
 
     def _place(self, plane: int, row: int, col: int) -> _Block | None:
         """Where a block lies in the file; None where it is not stored, for want of data."""

@@ -23,9 +23,9 @@ from rasterio.windows import Window
 from geostudio_dagster.errors import Cancelled, TaskError
 from geostudio_dagster.raster.cog import BLOCK
 from geostudio_dagster.raster.nodata import representable
+from geostudio_dagster.raster.opening import DRIVER, ONLY_THE_FILE
 from geostudio_dagster.raster.patches import Box
 from geostudio_dagster.raster.regridding import BandInput, BandView, Canvas, Regridded
-from geostudio_dagster.raster.scene import DRIVER, ONLY_THE_FILE
 from geostudio_dagster.raster.wholeness import TilesWithData
 
 _CHUNK = 2 * BLOCK  # pixels of the squares that are made at a time

@@ -7,6 +7,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from geostudio_dagster.raster.nodata import told_apart
+
 Overviews = Literal["mode", "average", "nearest"]
 Pixels = NDArray[Any]
 Mask = NDArray[np.bool_]
@@ -69,9 +71,11 @@ def _average(square: list[Pixels], valid: list[Mask], nodata: float | None) -> P
     if nodata is None:
         return pixels
     value = dtype.type(nodata)
-    # A mean that happens to be what stands for nodata moves to the number above.
-    above = np.nextafter(value, np.inf) if not whole else value + (value < np.iinfo(dtype).max)
-    pixels[pixels == value] = above
+    # A mean that happens to be what stands for nodata moves to a number above.
+    if whole:
+        pixels[pixels == value] = value + (value < np.iinfo(dtype).max)
+    else:
+        pixels = told_apart(pixels, nodata)
     pixels[~np.logical_or.reduce(valid)] = value
     return pixels
 

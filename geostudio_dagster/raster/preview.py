@@ -17,6 +17,7 @@ from rasterio.io import MemoryFile
 from geostudio_dagster.errors import TaskError
 from geostudio_dagster.models.bundle import BundleManifest, ColourStop
 from geostudio_dagster.raster.bands import choose_bands
+from geostudio_dagster.raster.opening import ONLY_THE_FILE
 
 Image = NDArray[np.uint8]
 QUICKLOOK_SIDE = 1024  # pixels, at most, of the longer side of a picture that is kept
@@ -42,7 +43,7 @@ def preview_png(
     Args:
         more_colours: ``#rrggbb`` by value, of classes that the manifest doesn't know.
     """
-    with rasterio.open(path) as file:
+    with rasterio.Env(**ONLY_THE_FILE), rasterio.open(path) as file:
         scale = min(max_size / max(file.width, file.height), 1)
         shape = (max(round(file.height * scale), 1), max(round(file.width * scale), 1))
         colours = _class_colours(file, manifest, more_colours or {})

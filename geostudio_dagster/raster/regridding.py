@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -12,21 +11,20 @@ from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
-import rasterio
 from affine import Affine
 from numpy.typing import NDArray
 from rasterio.crs import CRS
 from rasterio.enums import ColorInterp, Resampling
-from rasterio.errors import RasterioError
 from rasterio.vrt import WarpedVRT
 from rasterio.warp import transform, transform_bounds
 from rasterio.windows import Window
 
 from geostudio_dagster.errors import TaskError
 from geostudio_dagster.raster.checksums import DamagedBlockError, checking
+from geostudio_dagster.raster.grids import check_position
 from geostudio_dagster.raster.nodata import representable
+from geostudio_dagster.raster.opening import UNREADABLE, File, opened, raise_own, unopened
 from geostudio_dagster.raster.patches import Box
-from geostudio_dagster.raster.scene import DRIVER, File, raise_own
 
 _WARP_MEMORY = 64  # MB
 _EXACT = 1e-9  # pixels that positions may be off: rasterio 1.4 takes no 0
@@ -70,19 +68,21 @@ class Regridded:
     """A raster's file, opened once for all of its bands. Use it as a context manager.
 
     Raises:
-        TaskError: ``not_a_raster``, ``not_georeferenced``, or what befell a file that has its own
-            opener.
+        TaskError: ``not_a_raster``, ``unsupported_pixels``, ``not_georeferenced``, or what befell
+            a file that has its own opener.
     """
 
     def __init__(self, file: File, canvas: Canvas) -> None:
         self.file = file
         self._canvas = canvas
         with ExitStack() as stack:
-            self._dataset = stack.enter_context(_opened(file))
+            self._dataset = stack.enter_context(opened(file, f"{file}"))
+            check_position(self._dataset, f"{file}")
             try:
                 self._checksums = stack.enter_context(checking(file, self._dataset))
-            except OSError as error:
-                raise _unopened(file, error) from error
+            except UNREADABLE as error:
+                raise_own(file)
+                raise unopened(f"{file}", error) from error
             self._scale = _scale(self._dataset, canvas)
             self._around = _around(self._dataset, canvas, self._scale)
             self._stack = stack.pop_all()
@@ -190,32 +190,13 @@ class BandView:
                 has_data = np.isfinite(plane)
             else:
                 has_data = plane != warped.nodata
-        except (RasterioError, OSError, DamagedBlockError) as error:
+        except (*UNREADABLE, DamagedBlockError) as error:
             raise_own(file)
             raise TaskError("corrupt", f"{file} can't be read ({error}).") from error
         raise_own(file)
         if plane.dtype.kind == "f":
             has_data &= np.isfinite(plane)
         return plane, has_data
-
-
-def _opened(file: File) -> Any:
-    opener = getattr(file, "opener", None)
-    try:
-        dataset = rasterio.open(os.fspath(file), driver=DRIVER, opener=opener)
-    except (RasterioError, OSError) as error:
-        raise_own(file)
-        raise _unopened(file, error) from error
-    if dataset.crs is None or dataset.transform.is_identity:
-        dataset.close()
-        raise TaskError("not_georeferenced", f"{file} has no coordinate reference system.")
-    return dataset
-
-
-def _unopened(file: File, error: Exception) -> TaskError:
-    return TaskError(
-        "not_a_raster", f"{file} can't be opened as a GeoTIFF: {str(error).rstrip('.')}."
-    )
 
 
 def _scale(dataset: Any, canvas: Canvas) -> tuple[float, float]:

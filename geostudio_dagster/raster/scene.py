@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -12,37 +13,30 @@ from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
-import rasterio
 from affine import Affine
 from numpy.typing import NDArray
 from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.env import Env
-from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
 from geostudio_dagster.errors import TaskError
 from geostudio_dagster.models.bundle import Band, BundleManifest
 from geostudio_dagster.raster.bands import choose_bands
 from geostudio_dagster.raster.checksums import Checksums, DamagedBlockError, checking
+from geostudio_dagster.raster.grids import check_grids
 from geostudio_dagster.raster.nodata import representable
+from geostudio_dagster.raster.opening import (
+    ONLY_THE_FILE,
+    UNREADABLE,
+    File,
+    Source,
+    opened,
+    raise_own,
+    unopened,
+)
 from geostudio_dagster.raster.patches import Box
 
-# A file, by its path or as something that brings its own ``opener`` for rasterio, its
-# :class:`checksums.Bytes` and the error that befell it as ``failure``, such as
-# :class:`connectors.ranges.RemoteFile`.
-File = str | os.PathLike[str]
-# One file, or several: one per date, or the files of a scene's bands, or both.
-Source = File | Sequence[File]
-
-# A VRT or a driver with side effects must never be opened for a user.
-DRIVER = "GTiff"
-# Nothing beside a scene's file is read (.aux.xml, .msk, .ovr, world files): it could point
-# elsewhere, and would stay behind where the file goes.
-ONLY_THE_FILE = {
-    "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
-    "GDAL_PAM_ENABLED": "NO",
-    "GDAL_GEOREF_SOURCES": "INTERNAL",
-}
+_MOST = float(np.finfo(np.float32).max)  # larger ones would be infinite for the model
 _NAME_TAGS = ("name", "band_name", "bandname", "long_name", "common_name")
 
 
@@ -77,12 +71,15 @@ class Scene:
         try:
             with Env(**ONLY_THE_FILE):
                 self._stamps = [_stamp(path) for path in self.paths]
-                self._files = [self._open(path, decode_threads) for path in self.paths]
+                self._files = [
+                    self._stack.enter_context(opened(path, Path(path).name, decode_threads))
+                    for path in self.paths
+                ]
                 self._checksums = [
                     self._checking(path, file, decode_threads)
                     for path, file in zip(self.paths, self._files, strict=True)
                 ]
-                self._check_grids()
+                check_grids(self.paths, self._files)
                 self.channels = self._choose(manifest)
         except BaseException:
             self._stack.close()
@@ -91,16 +88,12 @@ class Scene:
         self.width: int = first.width
         self.height: int = first.height
         self.crs: Any = first.crs
-        self.transform: Affine = first.transform
-        self.bounds: tuple[float, float, float, float] = tuple(first.bounds)
+        place: Affine = first.transform
+        # A rotation that is left here is none but of rounding.
+        self.transform = Affine(place.a, 0, place.c, 0, place.e, place.f)
         self.block: tuple[int, int] = first.block_shapes[0]
         used = [self._files[item.file].dtypes[item.band - 1] for item in self.channels]
         self.dtype: np.dtype[Any] = np.result_type(*used)
-        if self.dtype.kind not in "uif":
-            raise TaskError(
-                "unsupported_pixels",
-                f"{self._name()} has {self.dtype} pixels; give real numbers, such as uint16.",
-            )
         self._masks = self._find_masks()
 
     def __enter__(self) -> Self:
@@ -141,7 +134,7 @@ class Scene:
     def read(self, box: Box, out: NDArray[Any], valid: NDArray[np.bool_]) -> None:
         """Fill ``out`` (channels, height, width) with raw pixels and ``valid`` (height, width).
 
-        A pixel is valid where every channel of it is: not nodata, finite, not masked.
+        A pixel is valid where every channel of it is: not nodata, finite in float32, not masked.
 
         Raises:
             TaskError: ``corrupt``, some block can't be decoded or has another checksum; or
@@ -195,7 +188,7 @@ class Scene:
             if checksums is not None:
                 checksums.expect(bands, box)
             yield Window(box.col, box.row, box.width, box.height)
-        except (RasterioError, OSError, DamagedBlockError) as error:
+        except (*UNREADABLE, DamagedBlockError) as error:
             raise_own(self.paths[number])
             self.check_unchanged()
             raise TaskError(
@@ -209,58 +202,20 @@ class Scene:
         floating = self.dtype.kind == "f"
         for plane, channel in zip(pixels, self.channels, strict=True):
             if floating:
-                np.logical_and(valid, np.isfinite(plane), out=valid)
+                np.logical_and(valid, np.abs(plane) <= _MOST, out=valid)
             nodata = representable(channel.nodata, self.dtype)
             if nodata is not None and not np.isnan(nodata):
                 np.logical_and(valid, plane != self.dtype.type(nodata), out=valid)
 
-    def _open(self, path: File, decode_threads: int) -> Any:
-        opener = getattr(path, "opener", None)
-        try:
-            file = rasterio.open(
-                os.fspath(path), driver=DRIVER, opener=opener, NUM_THREADS=decode_threads
-            )
-        except (RasterioError, OSError) as error:
-            raise_own(path)
-            raise _unopened(path, error) from error
-        return self._stack.enter_context(file)
-
     def _checking(self, path: File, file: Any, threads: int) -> Checksums | None:
         try:
             return self._stack.enter_context(checking(path, file, threads))
-        except OSError as error:
-            raise _unopened(path, error) from error
+        except UNREADABLE as error:
+            raise_own(path)
+            raise unopened(Path(path).name, error) from error
 
     def _name(self) -> str:
         return Path(self.paths[0]).name
-
-    def _check_grids(self) -> None:
-        first = self._files[0]
-        if first.crs is None or first.transform.is_identity:
-            raise TaskError(
-                "not_georeferenced",
-                f"{self._name()} has no coordinate reference system or no position; "
-                "add both, for example with gdal_translate -a_srs and -a_ullr.",
-            )
-        if first.transform.b or first.transform.d:
-            raise TaskError(
-                "rotated_grid",
-                f"{self._name()} is rotated against its coordinate axes; warp it north-up first.",
-            )
-        for path, file in zip(self.paths, self._files, strict=True):
-            same = file.transform.almost_equals(first.transform, 1e-9)
-            if (file.width, file.height) != (first.width, first.height) or not same:
-                problem = f"{file.width} x {file.height} pixels of {file.res[0]:g}"
-            elif file.crs != first.crs:
-                problem = f"CRS {file.crs}"
-            else:
-                continue
-            raise TaskError(
-                "grids_differ",
-                f"{Path(path).name} ({problem}) is not on the grid of {self._name()} "
-                f"({first.width} x {first.height} pixels of {first.res[0]:g}, CRS {first.crs}); "
-                "resample them to one grid.",
-            )
 
     def _choose(self, manifest: BundleManifest) -> tuple[Channel, ...]:
         channels: list[Channel] = []
@@ -269,6 +224,7 @@ class Scene:
                 places = [(number, band) for number in part for band in self._bands(number)]
                 names = [_band_name(self._files[number], band) for number, band in places]
                 scene = " and ".join(Path(self.paths[number]).name for number in part)
+                scene = scene if len(part) == 1 else f"The scene of {scene}"
                 masks = self._alphas(part[0]) if len(part) == 1 else []  # of several: whose?
                 chosen = choose_bands(wanted, names, scene, masks)
                 channels += [
@@ -307,9 +263,12 @@ class Scene:
         if manifest.scaled_by_tags:
             offset += scale * file.offsets[index - 1]
             scale *= file.scales[index - 1]
-        if not scale:
+        if not scale or not math.isfinite(scale) or not math.isfinite(offset):
             raise TaskError(
-                "zero_scale", f"Band {band.name} of {self._name()} has scale 0; correct its tags."
+                "bad_scale",
+                f"Band {band.name} of {Path(self.paths[number]).name} has the scale "
+                f"{file.scales[index - 1]:g} and the offset {file.offsets[index - 1]:g} in its "
+                "tags; correct them.",
             )
         return Channel(
             file=number,
@@ -334,20 +293,6 @@ class Scene:
 
 def _paths(source: Source) -> tuple[File, ...]:
     return (source,) if isinstance(source, str | os.PathLike) else tuple(source)
-
-
-def raise_own(file: File) -> None:
-    """Raise the error that befell a file with its own opener: GDAL knows only that it failed."""
-    failure = getattr(file, "failure", None)
-    if isinstance(failure, TaskError):
-        raise failure
-
-
-def _unopened(file: File, error: Exception) -> TaskError:
-    return TaskError(
-        "not_a_raster",
-        f"{Path(file).name} can't be opened as a GeoTIFF: {str(error).rstrip('.')}.",
-    )
 
 
 def _parts(files: range, manifest: BundleManifest) -> list[tuple[Sequence[int], tuple[Band, ...]]]:

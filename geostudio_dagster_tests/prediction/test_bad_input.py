@@ -125,7 +125,7 @@ def test_scenes_without_a_usable_grid_are_named(
         (
             PIXELS[2:, ::2, ::2],
             {"transform": Affine(20, 0, 500_000, 0, -20, 5_300_000)},
-            "B2.tif (150 x 200 pixels of 20) is not on the grid of B0.tif (300 x 400 pixels of 10",
+            "B2.tif (150 x 200 pixels of 20 from 500000, 5300000) is not on the grid of B0.tif (",
         ),
         (PIXELS[2:], {"crs": "EPSG:32634"}, "B2.tif (CRS EPSG:32634) is not on the grid of B0"),
     ],

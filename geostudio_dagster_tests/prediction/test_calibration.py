@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 import rasterio
 
 from geostudio_dagster.models.bundle import Bundle
+from geostudio_dagster.models.tuning import Tuning
 from geostudio_dagster.prediction import PredictOptions, predict
 from geostudio_dagster.prediction.calibration import best, search
 from geostudio_dagster.prediction.forward import ForwardPlan
@@ -79,6 +81,24 @@ def test_a_kept_choice_is_what_is_done_and_changes_no_pixel(
     plain = predict(scene, bundle, tmp_path / "c.tif", scratch=tmp_path)
     assert plain.batch_size != 7
     np.testing.assert_array_equal(read(tmp_path / "b.tif"), read(tmp_path / "c.tif"))
+
+
+def test_each_number_of_cores_and_each_tuning_is_measured_for_itself(
+    tmp_path: Path, scene: Path, bundle: Bundle
+) -> None:
+    folder = tmp_path / "calibrations"
+    options = PredictOptions(calibrations=folder)
+    plain = dataclasses.replace(options, tuning=Tuning.of("none"))
+    cores = os.sched_getaffinity(0)
+    for number, chosen in enumerate((options, plain), start=1):
+        predict(scene, bundle, tmp_path / "o.tif", scratch=tmp_path, options=chosen)
+        assert len(list(folder.iterdir())) == number
+    try:
+        os.sched_setaffinity(0, set(list(cores)[:1]))
+        predict(scene, bundle, tmp_path / "o.tif", scratch=tmp_path, options=options)
+    finally:
+        os.sched_setaffinity(0, cores)
+    assert len(list(folder.iterdir())) == (3 if len(cores) > 1 else 2)
 
 
 def test_short_work_goes_by_rule(tmp_path: Path, scene: Path, bundle: Bundle) -> None:

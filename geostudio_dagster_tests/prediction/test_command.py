@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import pty
+import shutil
 import signal
 import subprocess
 import sys
@@ -257,6 +259,8 @@ def test_outputs_that_would_do_harm_are_refused(
         (scene, "is an input"),
         (folder, "is a folder"),
         (folder / "no" / "o.tif", "is not a folder"),
+        (bundle_folder / "model.pt", "is a file of the model"),
+        (bundle_folder / "no" / ".." / "bundle.yaml", "is a file of the model"),
     ):
         result = call(bundle_folder, [scene], output)
         assert result.exit_code == 2
@@ -265,13 +269,84 @@ def test_outputs_that_would_do_harm_are_refused(
     assert list(folder.iterdir()) == []
 
 
+def test_no_file_is_written_over_another_that_is_named(
+    bundle_folder: Path, scene: Path, folder: Path
+) -> None:
+    shutil.copy(scene, folder / "in.html")
+    (folder / "link.svg").symlink_to(folder / "o.svg")
+    before = sorted(it.name for it in folder.iterdir())
+    look = str(folder / ".." / folder.name / "o.png")
+    for output, options, said in (
+        ("o.tif", ("--profile", str(folder / "in.html")), "in.html is an input"),
+        ("o.svg", ("--profile", str(folder / "o.svg")), "o.svg is the output"),
+        ("o.svg", ("--profile", str(folder / "link.svg")), "link.svg is the output"),
+        ("o.png", ("--quicklook", look), "o.png is the output"),
+    ):
+        result = call(bundle_folder, [folder / "in.html"], folder / output, *options)
+        assert result.exit_code == 2, result.output
+        assert said in result.stderr
+    assert sorted(it.name for it in folder.iterdir()) == before
+    assert (folder / "in.html").read_bytes() == scene.read_bytes()
+
+
+def test_a_pipe_or_device_is_no_place_for_an_output(
+    bundle_folder: Path, scene: Path, folder: Path
+) -> None:
+    pipe = folder / "pipe"
+    os.mkfifo(pipe)
+    result = call(bundle_folder, [scene], pipe)
+    assert result.exit_code == 2
+    assert "pipe is no regular file; name another file." in result.stderr
+    assert pipe.is_fifo()
+
+
+def test_names_that_are_no_text_are_bad_input(
+    bundle_folder: Path, scene: Path, folder: Path
+) -> None:
+    odd = Path(os.fsdecode(b"\xff.tif"))
+    for inputs, output in (([odd], folder / "o.tif"), ([scene], folder / odd)):
+        result = call(bundle_folder, inputs, output)
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert "is not UTF-8; rename it." in result.stderr
+
+
+def test_a_report_that_cannot_be_printed_costs_no_output(
+    bundle_folder: Path, scene: Path, folder: Path
+) -> None:
+    output = folder / "o.tif"
+    command = [sys.executable, "-m", "geostudio_dagster", "predict", "--model", str(bundle_folder)]
+    command += ["--input", str(scene), "--output", str(output), "--json"]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "is complete, but its report can't be printed" in " ".join(done.stderr.split())
+    assert output.is_file()
+
+
+def test_what_a_killed_prediction_left_goes_with_the_next_one(
+    bundle_folder: Path, scene: Path, folder: Path
+) -> None:
+    dead, alive = folder / ".o.tif.dead", folder / ".o.tif.live"
+    for left in (dead, alive):
+        left.mkdir()
+        (left / "o.scratch.tif").write_bytes(b"rows")
+    lock = os.open(alive, os.O_RDONLY)  # as a process has it that works there
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert call(bundle_folder, [scene], folder / "o.tif").exit_code == 0
+    finally:
+        os.close(lock)
+    assert sorted(it.name for it in folder.iterdir()) == [".o.tif.live", "o.tif"]
+
+
 def test_ambiguous_inputs_are_a_usage_error(bundle_folder: Path, scene: Path, folder: Path) -> None:
     result = call(bundle_folder, [scene, scene, "--input", scene], folder / "o.tif")
     assert result.exit_code == 2
     assert "repeat --input for each scene" in " ".join(result.stderr.split())
 
 
-@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_stopped_prediction_leaves_nothing(
     bundle_folder: Path, folder: Path, tmp_path: Path, kind: signal.Signals
 ) -> None:

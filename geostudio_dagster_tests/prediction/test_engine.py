@@ -3,6 +3,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from geostudio_dagster.prediction import PredictionReport, PredictOptions, predi
 from geostudio_dagster_tests.prediction.builders import (
     GRID,
     Convolutions,
+    Identity,
     read,
     write_bundle,
     write_raster,
@@ -158,6 +160,78 @@ def test_invalid_pixels_look_to_the_model_like_the_fill_value(tmp_path: Path) ->
     assert output[20, 20] == -9999
     assert output[20, 21] == pytest.approx(24 * 20 - 2)  # its neighbours see -1 in both bands
     assert output[20, 30] == pytest.approx(25 * 20)
+
+
+def test_every_patch_of_a_batch_keeps_its_own_gaps(tmp_path: Path) -> None:
+    pixels = np.full((1, 40, 200), 10, np.float32)
+    pixels[0, 20, 20] = -1e9  # in the first patch of the batch; the last has no gap
+    scene = write_raster(tmp_path / "s.tif", pixels, nodata=-1e9)
+    bundle = write_bundle(tmp_path / "b", Sums5x5(), bands=1, patch=(40, 8, 4))
+    options = PredictOptions(batch_size=8)
+    predict(scene, bundle, tmp_path / "o.tif", scratch=tmp_path, options=options)
+    output = read(tmp_path / "o.tif", 1)
+    assert output[20, 20] == -9999
+    assert output[20, 21] == pytest.approx(24 * 10)
+
+
+def test_of_equal_scores_the_first_class_wins(tmp_path: Path) -> None:
+    pixels = np.zeros((3, 40, 40), np.float32)
+    pixels[:, :, 20:] = np.array([1, 2, 2], np.float32)[:, None, None]
+    bundle = write_bundle(tmp_path / "b", Identity(), classes=3)
+    predict(write_raster(tmp_path / "s.tif", pixels), bundle, tmp_path / "o.tif", scratch=tmp_path)
+    classes = read(tmp_path / "o.tif", 1)
+    assert (classes[:, :20] == 0).all()
+    assert (classes[:, 20:] == 1).all()
+
+
+class Roots(nn.Module):
+    """Square roots: none of negative numbers; and the pixels themselves."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.cat([torch.sqrt(x), x], dim=1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "nodata"),
+    [
+        ({}, -9999),
+        ({"classes": 2}, 255),
+        ({"classes": 2, "output": "probabilities"}, 255),
+    ],
+    ids=["values", "classes", "probabilities"],
+)
+def test_what_the_network_makes_no_number_of_is_no_data(
+    tmp_path: Path, kind: dict[str, Any], nodata: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    pixels = np.full((1, 70, 90), 4, np.float32)
+    pixels[0, 30:33, 40:44] = -1
+    pixels[0, 0, 0] = np.nan
+    bundle = write_bundle(tmp_path / "b", Roots(), bands=1, **kind)
+    path = tmp_path / "o.tif"
+    report = predict(write_raster(tmp_path / "s.tif", pixels), bundle, path, scratch=tmp_path)
+    np.testing.assert_array_equal((read(path) == nodata).all(axis=0), ~(pixels[0] >= 0))
+    assert (report.not_finite, report.nodata_fraction) == (12, 13 / pixels.size)
+    assert "no finite number for 12 pixels" in caplog.text
+
+
+def test_a_network_that_makes_no_numbers_at_all_is_unusable(tmp_path: Path) -> None:
+    scene = write_raster(tmp_path / "s.tif", np.full((1, 70, 90), -1, np.float32))
+    bundle = write_bundle(tmp_path / "b", Roots(), bands=1)
+    with pytest.raises(TaskError, match="gives no finite number for any pixel") as caught:
+        predict(scene, bundle, tmp_path / "o.tif", scratch=tmp_path)
+    assert caught.value.code == "model_unusable"
+    assert sorted(it.name for it in tmp_path.iterdir()) == ["b", "s.tif"]
+
+
+def test_a_value_that_stands_for_no_data_stays_a_value(tmp_path: Path) -> None:
+    pixels = np.linspace(-9999.02, -9998.98, 1600, dtype=np.float32).reshape(1, 40, 40)
+    pixels[0, 0, :5] = -9999
+    bundle = write_bundle(tmp_path / "b", Identity(), bands=1)
+    path = tmp_path / "o.tif"
+    predict(write_raster(tmp_path / "s.tif", pixels), bundle, path, scratch=tmp_path)
+    with rasterio.open(path) as file:
+        assert (file.read_masks(1) == 255).all()  # GDAL compares with a tolerance
+        np.testing.assert_allclose(file.read(1), pixels[0], atol=0.02, rtol=0)
 
 
 class Sums5x5(nn.Module):

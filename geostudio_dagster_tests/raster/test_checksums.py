@@ -223,6 +223,29 @@ def test_one_strip_of_very_many_rows_is_checked_as_a_whole(
         read(scene, box)
 
 
+def test_rows_of_a_sparse_file_are_checked_one_by_one(tmp_path: Path) -> None:
+    # An empty second row looks like one strip, of which GDAL shows the first row alone.
+    pixels = RNG.integers(1, 12, (1, 40, 512)).astype(np.uint8)
+    pixels[0, 1] = 0
+    path = write_raster(
+        tmp_path / "s.tif", pixels, tiled=False, blockysize=1, nodata=0, sparse_ok=True
+    )
+    assert place(path, 0, 0)[0] > 0
+    with rasterio.open(path) as file:
+        assert file.get_tag_item("BLOCK_OFFSET_0_1", "TIFF", bidx=1) is None
+    wants = MANIFEST.model_copy(update={"bands": MANIFEST.bands[:1]})
+    with Scene(path, wants) as scene:
+        np.testing.assert_array_equal(read(scene), pixels)
+    offset, size = place(path, 20, 0)
+    with path.open("rb+") as stream:
+        stream.seek(offset + size // 3)
+        stream.write(bytes(size - size // 3))
+    with rasterio.open(path) as file:
+        assert not np.array_equal(file.read(), pixels)  # without a word
+    with Scene(path, wants) as scene, pytest.raises(TaskError, match="row 20 is damaged"):
+        read(scene)
+
+
 def test_damage_by_one_who_writes_meanwhile_may_be_tried_again(tmp_path: Path) -> None:
     path = written(tmp_path / "s.tif")
     os.utime(path, (1, 1))

@@ -38,6 +38,15 @@ def manifest(**more: object) -> BundleManifest:
     return BundleManifest.model_validate(document | more)
 
 
+def test_what_lies_beside_a_raster_has_no_say(tmp_path: Path) -> None:
+    path = write_raster(tmp_path / "c.tif", np.full((1, 40, 60), 7, np.uint8), nodata=255)
+    before = preview_png(path)
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=False), rasterio.open(path, "r+") as file:
+        file.write_mask(np.zeros((40, 60), np.uint8))
+    assert path.with_name("c.tif.msk").is_file()
+    assert preview_png(path) == before
+
+
 def test_classes_show_in_their_colours(tmp_path: Path) -> None:
     classes = np.zeros((1, 40, 60), np.uint8)
     classes[0, :, 30:] = 1

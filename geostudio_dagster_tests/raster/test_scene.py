@@ -15,8 +15,9 @@ from rasterio.vrt import WarpedVRT
 
 from geostudio_dagster.errors import TaskError
 from geostudio_dagster.models.bundle import BundleManifest
+from geostudio_dagster.raster.opening import Source
 from geostudio_dagster.raster.patches import Box
-from geostudio_dagster.raster.scene import Scene, Source
+from geostudio_dagster.raster.scene import Scene
 from geostudio_dagster.raster.strips import SceneStrip
 from geostudio_dagster_tests.prediction.builders import write_raster
 
@@ -76,6 +77,14 @@ def test_nan_and_infinity_are_nodata(tmp_path: Path) -> None:
     pixels = PIXELS.astype(np.float32)
     pixels[0, 1, 2], pixels[1, 3, 4] = np.nan, np.inf
     path = write_raster(tmp_path / "s.tif", pixels, nodata=np.nan, block=16)
+    invalid = np.argwhere(~valid_pixels(path, manifest("a", "b")))
+    assert invalid.tolist() == [[1, 2], [3, 4]]
+
+
+def test_numbers_that_float32_has_not_are_nodata(tmp_path: Path) -> None:
+    pixels = PIXELS.astype(np.float64)
+    pixels[0, 1, 2], pixels[1, 3, 4], pixels[0, 5, 5] = -1.7e308, 3.5e38, 3.4e38
+    path = write_raster(tmp_path / "s.tif", pixels, block=16)
     invalid = np.argwhere(~valid_pixels(path, manifest("a", "b")))
     assert invalid.tolist() == [[1, 2], [3, 4]]
 
@@ -167,7 +176,10 @@ def test_several_dates_are_channels_by_date_then_band(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("profile", "words"),
     [
-        ({"transform": Affine(10, 0, 500_010, 0, -10, 5_300_000)}, "is not on the grid of a.tif"),
+        (
+            {"transform": Affine(10, 0, 500_010, 0, -10, 5_300_000)},
+            "pixels of 10 from 500010, 5300000) is not on the grid of a.tif (8 x 8 pixels of 10 f",
+        ),
         ({"transform": Affine(20, 0, 500_000, 0, -20, 5_300_000)}, "pixels of 20"),
         ({"crs": "EPSG:32634"}, "CRS EPSG:32634"),
     ],
@@ -183,6 +195,44 @@ def test_dates_on_different_grids_are_refused(
     assert words in str(error)
 
 
+def test_grids_may_differ_by_what_rounding_does(tmp_path: Path) -> None:
+    first = write_raster(tmp_path / "a.tif", PIXELS, block=16)
+    near = Affine(10 + 1e-9, 1e-14, 500_000 + 2e-9, 0, -10, 5_300_000.001)
+    other = write_raster(tmp_path / "b.tif", PIXELS, block=16, transform=near)
+    for paths in ([first, other], [other, first]):
+        with Scene(paths, manifest("a", "b", dates=2)) as scene:
+            assert scene.size == (8, 8)
+
+
+def test_names_that_are_not_utf8_are_told(tmp_path: Path) -> None:
+    path = write_raster(tmp_path / "s.tif", PIXELS, names=["aX", "b"], block=16)
+    path.write_bytes(path.read_bytes().replace(b"aX", b"a\xe9"))
+    error = failure(path, manifest("a", "b"))
+    assert error.code == "not_a_raster"
+    assert "s.tif can't be opened as a GeoTIFF: the names of its bands or of" in str(error)
+
+
+def test_a_file_cut_off_before_its_mask_is_told(tmp_path: Path) -> None:
+    path = write_raster(tmp_path / "s.tif", PIXELS, block=16)
+    whole = path.stat().st_size
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.open(path, "r+") as file:
+        file.write_mask(np.full((8, 8), 255, np.uint8))
+    with path.open("rb+") as stream:
+        stream.truncate(whole + 8)
+    error = failure(path, manifest("a", "b"))
+    assert (error.code, str(error)[:31]) == ("not_a_raster", "s.tif can't be opened as a GeoT")
+
+
+@pytest.mark.parametrize(("scale", "offset"), [(0.0, 1.0), (np.nan, 1.0), (2.0, np.inf)])
+def test_scales_that_make_no_numbers_are_told(tmp_path: Path, scale: float, offset: float) -> None:
+    path = write_raster(tmp_path / "s.tif", PIXELS, block=16)
+    with rasterio.open(path, "r+") as file:
+        file.scales, file.offsets = [1, scale], [0, offset]
+    error = failure(path, manifest("a", "b", scale_tags=True))
+    assert error.code == "bad_scale"
+    assert f"Band b of s.tif has the scale {scale:g} and the offset {offset:g}" in str(error)
+
+
 @pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 @pytest.mark.parametrize(
     ("profile", "code"),
@@ -190,7 +240,9 @@ def test_dates_on_different_grids_are_refused(
         ({"crs": None}, "not_georeferenced"),
         ({"transform": Affine.identity()}, "not_georeferenced"),
         ({"transform": Affine(8, 6, 500_000, 6, -8, 5_300_000)}, "rotated_grid"),
+        ({"transform": Affine(np.nan, 0, 500_000, 0, -10, 5_300_000)}, "not_georeferenced"),
         ({"dtype": "complex64"}, "unsupported_pixels"),
+        ({"dtype": "complex_int16"}, "unsupported_pixels"),
     ],
 )
 def test_rasters_that_make_no_map_are_refused(
