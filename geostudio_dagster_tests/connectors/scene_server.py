@@ -84,6 +84,10 @@ class _Handler(BaseHTTPRequestHandler):
         span = f"bytes {first}-{last}/{len(content)}"
         self._send(content[first : last + 1], 206, Content_Range=span, **headers)
 
+    def _unbelievable(self) -> None:
+        """Parts of a file of a number of bytes that has no end."""
+        self._send(b"II", 206, Content_Range=f"bytes 0-1/{'9' * 5000}", ETag=self.state.etag)
+
     def _changing(self) -> None:
         """As /file, but the file is another one from the second answer on."""
         if self.state.seen["/changing"] > 1:

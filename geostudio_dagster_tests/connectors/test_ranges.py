@@ -201,7 +201,7 @@ def test_ranges_come_back_in_the_order_they_were_asked_for(
     assert found == [content[offset : offset + size] for offset, size in asked]
 
 
-@pytest.mark.parametrize("path", ["/plain/l.tif", "/web-page", "/status-416"])
+@pytest.mark.parametrize("path", ["/plain/l.tif", "/web-page", "/status-416", "/unbelievable"])
 def test_servers_without_ranges_are_told(
     large: SceneServer, fetch: FetchSettings, path: str
 ) -> None:

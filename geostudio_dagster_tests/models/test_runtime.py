@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from geostudio_dagster.errors import TaskError
-from geostudio_dagster.models.bundle import load_bundle
+from geostudio_dagster.models.bundle import load_bundle, with_patch
 from geostudio_dagster.models.cache import ModelCache
 from geostudio_dagster.models.runtime import Model, as_tensor, load_runtime
 from geostudio_dagster.prediction import PredictOptions, predict
@@ -188,6 +188,16 @@ def test_the_cache_forgets_what_was_used_longest_ago(tmp_path: Path) -> None:
     cache.clear()
     cache.get(bundles[1], "cpu")
     assert cache.loads == 5
+
+
+def test_each_device_and_patch_size_has_a_model_of_its_own(tmp_path: Path) -> None:
+    bundle = write_bundle(tmp_path / "b", Identity())
+    cache = ModelCache(capacity=4)
+    for _ in range(2):
+        assert cache.get(bundle, "cpu").device == "cpu"
+        assert cache.get(bundle, "cpu:0").device == "cpu:0"
+        cache.get(with_patch(bundle, 48), "cpu")
+        assert cache.loads == 3
 
 
 def test_all_predictions_of_a_process_share_one_load(tmp_path: Path) -> None:

@@ -223,6 +223,8 @@ def test_manifests_name_the_key_that_is_wrong(tmp_path: Path, bundle: Bundle) ->
         ({"files": ["../x"]}, r"bundle\.yaml: files: .*inside the bundle"),
         ({"files": ["absent.bin"]}, r"lacks absent\.bin"),
         ({"weights": ""}, "weights must name the model's file"),
+        ({"bands": [{"name": "B0", "scale": 0}]}, r"bands\.0\.scale: .*must not be 0"),
+        ({"bands": [{"name": "B0", "offset": float("nan")}]}, r"bands\.0\.offset: .*finite"),
     ):
         (tmp_path / "model.pt").write_bytes(b"")
         (tmp_path / "bundle.yaml").write_text(yaml.safe_dump(document | change))

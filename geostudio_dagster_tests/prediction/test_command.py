@@ -244,6 +244,9 @@ def test_what_the_scene_lacks_is_bad_input(
         ([scene], tmp_path, (), "has no bundle.yaml"),
         ([scene], bundle_folder, ("--overlap", "300"), "can't overlap by 300"),
         ([scene], bundle_folder, ("--device", "abacus"), "There is no device abacus"),
+        ([scene], bundle_folder, ("--device", "meta"), "There is no device meta"),
+        ([scene], bundle_folder, ("--batch-size", str(10**30)), "Invalid value"),
+        ([scene], bundle_folder, ("--patch", "20000"), "Invalid value"),
     ):
         result = call(model, inputs, output, *options)
         assert (result.exit_code, result.stdout) == (2, ""), result.output

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import rasterio
 
 from geostudio_dagster_tests.connectors.scene_server import SceneServer, serving
 from geostudio_dagster_tests.prediction.terminal import call, engine
@@ -37,6 +38,29 @@ def test_a_url_is_read_in_place_or_else_downloaded(  # noqa: PLR0917 - fixtures
     expected = engine(bundle_folder, scene, tmp_path / "p.tif")
     assert (folder / "o.tif").read_bytes() == expected
     assert all("range" in headers for _, headers in server.asked) == in_place
+
+
+@pytest.mark.parametrize("path", ["/file/scene.tif", "/plain/scene.tif", "/plain/%2e%2e"])
+def test_a_local_crs_is_as_good_by_each_way(
+    bundle_folder: Path, scene: Path, folder: Path, server: SceneServer, path: str
+) -> None:
+    with rasterio.open(scene, "r+") as file:
+        file.crs = 'LOCAL_CS["site",UNIT["metre",1]]'
+    server.content = scene.read_bytes()
+    allowed = {"GEOSTUDIO_FETCH__ALLOWED_HOSTS": '["127.0.0.1"]'}
+    result = call(bundle_folder, [server.url(path)], folder / "o.tif", **allowed)
+    assert result.exit_code == 0, result.output
+    with rasterio.open(folder / "o.tif") as file:
+        assert file.crs.to_wkt().startswith("LOCAL_CS")
+
+
+def test_lists_that_are_not_json_are_told_by_their_variable(
+    bundle_folder: Path, scene: Path, folder: Path
+) -> None:
+    wrong = {"GEOSTUDIO_FETCH__ALLOWED_HOSTS": "127.0.0.1"}
+    result = call(bundle_folder, [scene], folder / "o.tif", **wrong)
+    assert result.exit_code == 2
+    assert "GEOSTUDIO_FETCH__ALLOWED_HOSTS: is not JSON; write lists" in result.stderr
 
 
 def test_a_url_that_changes_while_it_is_read_makes_no_output(

@@ -51,6 +51,31 @@ def scratch(tmp_path: Path) -> Path:
     return tmp_path / "scratch.tif"
 
 
+def test_overviews_that_a_killed_process_left_are_not_those_of_the_next(tmp_path: Path) -> None:
+    path = tmp_path / "s.tif"
+
+    def raster(place: Path) -> ScratchRaster:
+        return ScratchRaster(
+            place,
+            size=(300, 300),
+            bands=1,
+            dtype="uint8",
+            nodata=255,
+            crs="EPSG:32633",
+            transform=GRID,
+            overviews="mode",
+        )
+
+    with raster(path.with_name("s.tif.ovr")) as left:
+        left.write(Box(0, 0, 300, 300), np.full((1, 300, 300), 7, np.uint8))
+    with raster(path) as scratch:
+        scratch.write(Box(0, 0, 300, 300), np.ones((1, 300, 300), np.uint8))
+    write_cog(path, tmp_path / "o.tif")
+    with rasterio.open(tmp_path / "o.tif") as file:
+        assert file.overviews(1) == []
+        assert (file.read(out_shape=(1, 150, 150)) == 1).all()
+
+
 def test_the_level_of_compression_changes_the_size_alone(scratch: Path, tmp_path: Path) -> None:
     fast, small = tmp_path / "fast.tif", tmp_path / "small.tif"
     write_cog(scratch, fast, "average", level=1)
