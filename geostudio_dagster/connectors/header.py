@@ -20,6 +20,8 @@ from rasterio.errors import RasterioError
 
 from geostudio_dagster.errors import TaskError
 from geostudio_dagster.models.bundle import BundleManifest
+from geostudio_dagster.raster.checksums import LocalBytes
+from geostudio_dagster.raster.directories import CutShortError, check_directories
 from geostudio_dagster.raster.footprint import Bounds, footprint
 from geostudio_dagster.raster.grids import check_position
 from geostudio_dagster.raster.opening import DRIVER, ONLY_THE_FILE
@@ -148,7 +150,12 @@ def _check_pixels(scene: Any, shown: str) -> None:
 
 
 def _check_complete(scene: Any, shown: str) -> None:
-    """A file cut short opens well; its last block of pixels shows that it lies past the end."""
+    """A file cut short may open well: values of its tags, or its last block, lie past the end."""
+    try:
+        with LocalBytes(Path(scene.name)) as content:
+            check_directories(content)
+    except CutShortError as error:
+        raise TaskError("not_a_raster", f"{shown}: {error}; upload it again.") from error
     rows, columns = scene.block_shapes[0]
     last = f"{math.ceil(scene.width / columns) - 1}_{math.ceil(scene.height / rows) - 1}"
     size = Path(scene.name).stat().st_size

@@ -34,7 +34,7 @@ class CutShortError(OSError):
     """The file ends before what it says that it has."""
 
     def __init__(self) -> None:
-        super().__init__("it is cut short, values of its tags are missing; upload it again")
+        super().__init__("it is cut short, values of its tags are missing")
 
 
 class _Layout(NamedTuple):

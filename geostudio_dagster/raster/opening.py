@@ -68,6 +68,7 @@ def unopened(shown: str, error: Exception) -> TaskError:
         problem = "the names of its bands or of its CRS are not UTF-8; write them again"
     else:
         problem = (str(error).strip().splitlines() or ["no details"])[0].rstrip(".")
+        problem += "; give a GeoTIFF or a COG that is complete"
     return TaskError("not_a_raster", f"{shown} can't be opened as a GeoTIFF: {problem}.")
 
 

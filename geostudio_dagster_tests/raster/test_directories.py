@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import rasterio
 
+from geostudio_dagster.connectors.header import check_scene
 from geostudio_dagster.errors import TaskError
 from geostudio_dagster.models.bundle import BundleManifest
 from geostudio_dagster.raster.checksums import LocalBytes
@@ -71,9 +72,11 @@ def test_values_behind_the_end_are_told(tmp_path: Path) -> None:
         file.scales = [1e-3] * 3
     with LocalBytes(cut(path, 1)) as content, pytest.raises(CutShortError, match="cut short"):
         check_directories(content)
+    with pytest.raises(TaskError, match="my scene: it is cut short, .* upload it again"):
+        check_scene(cut(path, 1), "my scene")  # as it comes in
     with pytest.raises(TaskError) as caught:
         Scene(cut(path, 1), MANIFEST)
     assert str(caught.value) == (
         "cut1.tif can't be opened as a GeoTIFF: it is cut short, values of its tags are missing; "
-        "upload it again."
+        "give a GeoTIFF or a COG that is complete."
     )
