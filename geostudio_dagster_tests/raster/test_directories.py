@@ -72,7 +72,7 @@ def test_values_behind_the_end_are_told(tmp_path: Path) -> None:
         file.scales = [1e-3] * 3
     with LocalBytes(cut(path, 1)) as content, pytest.raises(CutShortError, match="cut short"):
         check_directories(content)
-    with pytest.raises(TaskError, match="my scene: it is cut short, .* upload it again"):
+    with pytest.raises(TaskError, match=r"my scene: it is cut short, .* upload it again"):
         check_scene(cut(path, 1), "my scene")  # as it comes in
     with pytest.raises(TaskError) as caught:
         Scene(cut(path, 1), MANIFEST)
