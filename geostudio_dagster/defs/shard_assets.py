@@ -251,6 +251,7 @@ def _prediction_checks(report: StageReport) -> Iterator[dg.AssetCheckResult]:
         metadata={
             "largest": max(fractions, default=0.0),
             "mean": sum(fractions) / max(len(fractions), 1),
+            "not_finite": sum(int(o.metrics.get("not_finite", 0)) for o in report.finished),
         },
     )
 

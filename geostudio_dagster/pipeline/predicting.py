@@ -65,6 +65,7 @@ def predict_task(task: TaskRecord, context: WorkContext) -> StepOutput:
             "stages": report.seconds,
             "patches": report.patches,
             "nodata_fraction": report.nodata_fraction,
+            "not_finite": report.not_finite,
             "class_counts": report.class_counts,
             "cog_errors": _cog_problems(target),
             "device": report.device,
