@@ -184,9 +184,7 @@ def _check_profile(path: Path | None) -> None:
         raise InvalidRequest("profile", f"{path} is no picture", "name an .svg or .html file")
     if not path.absolute().parent.is_dir():
         raise InvalidRequest("profile", f"{path.parent} is not a folder", "make it first")
-    if (path.exists() and not path.is_file()) or not os.access(
-        path if path.exists() else path.absolute().parent, os.W_OK
-    ):
+    if path.is_dir() or not os.access(path if path.exists() else path.absolute().parent, os.W_OK):
         raise InvalidRequest("profile", f"{path} can't be written", "name another file")
 
 
