@@ -75,6 +75,7 @@ def test_a_scene_is_what_the_network_makes_of_it(
     assert report.versions[engine] == importlib.metadata.version(engine)
     with rasterio.open(tmp_path / "o.tif") as file:
         assert file.tags()["GEOSTUDIO_ENGINE"] == engine
+        assert file.tags()["GEOSTUDIO_TUNING"] == "none"  # which is of torch's networks
     expected = whole_forward(Convolutions(3, 4), pixels)
     np.testing.assert_allclose(read(tmp_path / "o.tif"), expected, atol=2e-5)
 

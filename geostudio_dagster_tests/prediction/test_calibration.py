@@ -101,6 +101,29 @@ def test_each_number_of_cores_and_each_tuning_is_measured_for_itself(
     assert len(list(folder.iterdir())) == (3 if len(cores) > 1 else 2)
 
 
+def test_what_was_measured_for_others_is_no_choice_of_this_one(
+    tmp_path: Path, scene: Path, bundle: Bundle
+) -> None:
+    folder, target = tmp_path / "calibrations", tmp_path / "o.tif"
+    options = PredictOptions(calibrations=folder)
+    predict(scene, bundle, target, scratch=tmp_path, options=options)
+    given = dataclasses.replace(options, batch_size=3)
+    assert predict(scene, bundle, target, scratch=tmp_path, options=given).batch_size == 3
+    assert len(list(folder.iterdir())) == 2
+
+
+def test_a_choice_that_nobody_can_have_made_is_measured_again(
+    tmp_path: Path, scene: Path, bundle: Bundle
+) -> None:
+    folder, target = tmp_path / "calibrations", tmp_path / "o.tif"
+    options = PredictOptions(calibrations=folder)
+    predict(scene, bundle, target, scratch=tmp_path, options=options)
+    (kept,) = folder.iterdir()
+    kept.write_text('{"choice": {"batch_size": 0, "workers": 1, "threads": 1}}')
+    assert predict(scene, bundle, target, scratch=tmp_path, options=options).batch_size >= 1
+    assert json.loads(kept.read_text())["choice"]["batch_size"] >= 1
+
+
 def test_short_work_goes_by_rule(tmp_path: Path, scene: Path, bundle: Bundle) -> None:
     options = PredictOptions(calibrations=tmp_path / "calibrations")
     target = tmp_path / "o.tif"

@@ -248,6 +248,8 @@ def test_several_dates_reach_the_model_as_bands_by_dates(tmp_path: Path) -> None
     paths = [write_raster(tmp_path / f"{n}.tif", date) for n, date in enumerate(dates)]
     predict(paths, bundle, tmp_path / "o.tif", scratch=tmp_path)
     np.testing.assert_allclose(read(tmp_path / "o.tif"), dates[2] - dates[0], atol=1e-5)
+    with rasterio.open(tmp_path / "o.tif") as file:
+        assert file.descriptions == ("test-model 1", "test-model 2")
 
 
 class LastDate(nn.Module):
@@ -267,6 +269,29 @@ def test_cancelling_leaves_nothing(tmp_path: Path, scene: Path, segmentation: Bu
         )
     assert list(scratch.iterdir()) == []
     assert not (tmp_path / "o.tif").exists()
+
+
+def test_cancelling_once_all_rows_are_done_leaves_nothing(
+    tmp_path: Path, scene: Path, segmentation: Bundle
+) -> None:
+    done: list[bool] = []
+    with pytest.raises(Cancelled):
+        predict(
+            scene,
+            segmentation,
+            tmp_path / "o.tif",
+            scratch=tmp_path,
+            progress=lambda count, total: done.append(count == total),
+            cancelled=lambda: done[-1:] == [True],
+        )
+    assert [it.name for it in tmp_path.iterdir()] == ["s.tif"]
+
+
+def test_scales_that_are_ignored_are_told(tmp_path: Path, scene: Path) -> None:
+    bundle = write_bundle(tmp_path / "b", Sums(), scale_tags=False)
+    predict(scene, bundle, tmp_path / "o.tif", scratch=tmp_path)
+    with rasterio.open(tmp_path / "o.tif") as file:
+        assert file.tags()["GEOSTUDIO_SCALE_TAGS"] == "ignored"
 
 
 def test_progress_grows_to_all_pixels(tmp_path: Path, scene: Path, segmentation: Bundle) -> None:
@@ -321,6 +346,7 @@ def test_reports_are_json_ready(tmp_path: Path, scene: Path, segmentation: Bundl
     )
     document = json.loads(json.dumps(report.as_dict()))
     assert document["pixels"] == 64 * 64
+    assert (document["patch"], document["overlap"], document["trim"]) == (32, 8, 2)
     assert document["peak_rss"] > 50e6
     assert document["versions"]["torch"] == torch.__version__
     assert GRID.a == 10

@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from torch import nn
 
 from geostudio_dagster.models.bundle import Bundle
 from geostudio_dagster.prediction import PredictOptions, predict
@@ -30,6 +32,25 @@ SLOW: dict[str, Any] = {
     "deadline": None,
     "suppress_health_check": [HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 }
+
+
+class Mean(nn.Module):
+    """The mean of the whole patch, in each of its pixels."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.mean(dim=(2, 3), keepdim=True).expand(-1, -1, x.shape[2], x.shape[3])
+
+
+def test_where_patches_disagree_one_fades_into_the_other(tmp_path: Path) -> None:
+    pixels = np.zeros((1, 64, 300), np.float32)
+    pixels[:, :, 150:] = 1
+    bundle = write_bundle(tmp_path / "b", Mean(), bands=1, patch=(64, 24, 2))
+    scene = write_raster(tmp_path / "s.tif", pixels)
+    predict(scene, bundle, tmp_path / "o.tif", scratch=tmp_path)
+    row = read(tmp_path / "o.tif", 1)[30]
+    assert (row[0], row[-1]) == (0, 1)
+    assert np.diff(row).max() < 0.1  # of means that differ by up to 0.625
+    assert np.diff(row).min() > -1e-6
 
 
 @pytest.fixture(scope="module")

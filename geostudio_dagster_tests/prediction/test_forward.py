@@ -120,6 +120,31 @@ def test_a_batch_that_only_fits_by_halves_is_not_chosen(tmp_path: Path) -> None:
     assert measured[4]["ms_per_patch"] > 0
 
 
+def test_each_arithmetic_is_measured_for_itself(tmp_path: Path) -> None:
+    options = PredictOptions(workers=1, threads=1, batch_size=8)
+    for number, bfloat16 in enumerate((False, True), start=1):
+        calibrated(
+            dataclasses.replace(PLAN, bfloat16=bfloat16),
+            options,
+            model(Narrow(room=8)),
+            folder=tmp_path,
+            digest="d",
+            shape=(1, 4, 4),
+            alone=nullcontext(),
+        )
+        assert len(list(tmp_path.iterdir())) == number
+
+
+def test_float32_is_float32_whatever_was_set_before() -> None:
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("medium")  # as importing TerraTorch does
+        passing(Narrow(room=8))
+        assert torch.get_float32_matmul_precision() == "highest"
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
 class Recording(ProgramRuntime):
     """Knows how many patches it was asked for at a time."""
 

@@ -14,6 +14,7 @@ import rasterio
 import rasterio.shutil
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rasterio.enums import ColorInterp
 
 from geostudio_dagster.errors import TaskError
 from geostudio_dagster.models.bundle import BundleManifest
@@ -134,6 +135,18 @@ def test_a_hole_in_a_mask_is_told(tmp_path: Path, profile: dict[str, Any], page:
     error = failure(hole(path, 1, 2, page=page))
     assert error.code == "corrupt"
     assert "pixels at column 128, row 64 of the mask is damaged or cut short" in str(error)
+
+
+def test_a_hole_in_an_alpha_band_is_told(tmp_path: Path) -> None:
+    pixels = np.concatenate([PIXELS, PIXELS[:1]])
+    path = write_raster(tmp_path / "s.tif", pixels, interleave="band", predictor=2, **BLOCKS)
+    with rasterio.open(path, "r+") as file:
+        file.colorinterp = [ColorInterp.gray, ColorInterp.undefined, ColorInterp.alpha]
+    with Scene(path, MANIFEST) as scene:
+        np.testing.assert_array_equal(read(scene), PIXELS)
+    error = failure(hole(path, 1, 2, band=3))
+    assert error.code == "corrupt"
+    assert "column 128, row 64 of band 3 is damaged" in str(error)
 
 
 def test_whoever_does_not_need_a_damaged_block_may_read_on(tmp_path: Path) -> None:

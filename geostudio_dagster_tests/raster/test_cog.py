@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ from rio_cogeo.cogeo import cog_validate
 from geostudio_dagster.raster.cog import ScratchRaster, remove_scratch, write_cog
 from geostudio_dagster.raster.overviews import Overviews, halved
 from geostudio_dagster.raster.patches import Box
+from geostudio_dagster.raster.wholeness import check_cog
 from geostudio_dagster_tests.prediction.builders import GRID, read
 
 # Two levels of overviews, of even sizes all over; 1010 and 505 are no whole tiles.
@@ -74,6 +76,23 @@ def test_overviews_that_a_killed_process_left_are_not_those_of_the_next(tmp_path
     with rasterio.open(tmp_path / "o.tif") as file:
         assert file.overviews(1) == []
         assert (file.read(out_shape=(1, 150, 150)) == 1).all()
+
+
+def test_a_cog_without_one_of_its_tiles_is_not_whole(scratch: Path, tmp_path: Path) -> None:
+    path = tmp_path / "o.tif"
+    write_cog(scratch, path, "average")
+    check_cog(path)
+    content = bytearray(path.read_bytes())
+    (directory,) = struct.unpack_from("<I", content, 4)
+    (count,) = struct.unpack_from("<H", content, directory)
+    for entry in range(directory + 2, directory + 2 + 12 * count, 12):
+        tag, _, number, place = struct.unpack_from("<HHII", content, entry)
+        if tag in {324, 325}:  # TileOffsets, TileByteCounts
+            assert number == 4
+            struct.pack_into("<I", content, place + 4, 0)
+    path.write_bytes(content)
+    with pytest.raises(OSError, match="not all of it could be written"):
+        check_cog(path)
 
 
 def test_the_level_of_compression_changes_the_size_alone(scratch: Path, tmp_path: Path) -> None:

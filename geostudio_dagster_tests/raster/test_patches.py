@@ -16,6 +16,13 @@ def axes(draw: st.DrawFn) -> PatchAxis:
     return PatchAxis(draw(st.integers(1, 1500)), size, overlap, trim)
 
 
+def test_between_two_patches_weights_follow_a_squared_sine() -> None:
+    axis = PatchAxis(100, 40, 16, 2)
+    rise = np.sin(np.arange(1, 13) / 13 * np.pi / 2) ** 2  # over the 12 pixels without the trim
+    np.testing.assert_allclose(axis.weights[1][:16], [0, 0, *rise, 1, 1], atol=1e-6)
+    np.testing.assert_allclose(axis.weights[0][-16:], [1, 1, *rise[::-1], 0, 0], atol=1e-6)
+
+
 @given(axes())
 @settings(max_examples=200, deadline=None)
 def test_weights_cover_every_pixel_and_sum_to_one(axis: PatchAxis) -> None:

@@ -98,6 +98,40 @@ def test_a_mask_band_counts(tmp_path: Path) -> None:
     np.testing.assert_array_equal(valid_pixels(path, manifest("a", "b")), mask > 0)
 
 
+def test_the_mask_of_every_date_counts(tmp_path: Path) -> None:
+    dates = [write_raster(tmp_path / f"{n}.tif", PIXELS, block=16) for n in range(2)]
+    mask = np.full((8, 8), 255, np.uint8)
+    mask[5, 1:3] = 0
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.open(dates[1], "r+") as file:
+        file.write_mask(mask)
+    np.testing.assert_array_equal(valid_pixels(dates, manifest("a", "b", dates=2)), mask > 0)
+
+
+def test_integers_are_scaled_to_what_floats_are(tmp_path: Path) -> None:
+    band = {"name": "a", "integer_scale": 1e-4, "mean": 0.3, "std": 0.1}
+    wants = manifest(bands=[band])
+    stored = write_raster(tmp_path / "i.tif", PIXELS[:1] * 100, block=16)
+    real = write_raster(tmp_path / "f.tif", (PIXELS[:1] / 100).astype(np.float32), block=16)
+    seen = []
+    for path in (stored, real):
+        with Scene(path, wants) as scene:
+            pixels = np.empty((1, 8, 8), scene.dtype)
+            scene.read(scene.core(None), pixels, np.empty((8, 8), bool))
+            (channel,) = scene.channels
+            seen.append((pixels - channel.centre) * channel.gain)
+    np.testing.assert_allclose(seen[0], seen[1], atol=1e-6)
+    np.testing.assert_allclose(seen[1], (PIXELS[:1] / 100 - 0.3) / 0.1, atol=1e-6)
+
+
+def test_band_files_of_several_types_lose_nothing(tmp_path: Path) -> None:
+    small = write_raster(tmp_path / "a.tif", PIXELS[:1].astype(np.uint8), names="a", block=16)
+    large = write_raster(tmp_path / "b.tif", PIXELS[1:] + 40_000, names="b", block=16)
+    with Scene([small, large], manifest("a", "b")) as scene:
+        pixels = np.empty((2, 8, 8), scene.dtype)
+        scene.read(scene.core(None), pixels, np.empty((8, 8), bool))
+    np.testing.assert_array_equal(pixels, [PIXELS[0], PIXELS[1] + 40_000])
+
+
 def test_what_lies_beside_a_scene_changes_nothing_of_it(tmp_path: Path) -> None:
     path = write_raster(tmp_path / "s.tif", PIXELS, block=16)
     with Scene(path, manifest("a", "b")) as scene:
