@@ -32,45 +32,36 @@ CLASSES = CLASSES.astype(np.uint8)
 CLASSES[:, 200:900, 700:1500] = 255  # more than a tile
 
 
+def blank(path: Path, size: tuple[int, int], overviews: Overviews | None = None) -> ScratchRaster:
+    return ScratchRaster(
+        path,
+        size=size,
+        bands=1,
+        dtype="uint8",
+        nodata=255,
+        crs="EPSG:32633",
+        transform=GRID,
+        overviews=overviews,
+    )
+
+
 @pytest.fixture
 def scratch(tmp_path: Path) -> Path:
     """700 x 600 pixels of noise on waves, uint8."""
     rng = np.random.default_rng(3)
     waves = 90 * np.sin(np.arange(700) / 40) + 120
     pixels = (waves + rng.normal(0, 5, (1, 600, 700))).astype(np.uint8)
-    raster = ScratchRaster(
-        tmp_path / "scratch.tif",
-        size=(700, 600),
-        bands=1,
-        dtype="uint8",
-        nodata=255,
-        crs="EPSG:32633",
-        transform=GRID,
-    )
-    with raster:
+    with blank(tmp_path / "scratch.tif", (700, 600)) as raster:
         raster.write(Box(0, 0, 700, 600), pixels)
         raster.describe(tags={"ORIGIN": "test"}, descriptions=["waves"])
     return tmp_path / "scratch.tif"
 
 
 def test_overviews_that_a_killed_process_left_are_not_those_of_the_next(tmp_path: Path) -> None:
-    path = tmp_path / "s.tif"
-
-    def raster(place: Path) -> ScratchRaster:
-        return ScratchRaster(
-            place,
-            size=(300, 300),
-            bands=1,
-            dtype="uint8",
-            nodata=255,
-            crs="EPSG:32633",
-            transform=GRID,
-            overviews="mode",
-        )
-
-    with raster(path.with_name("s.tif.ovr")) as left:
+    path, size = tmp_path / "s.tif", (300, 300)
+    with blank(path.with_name("s.tif.ovr"), size) as left:
         left.write(Box(0, 0, 300, 300), np.full((1, 300, 300), 7, np.uint8))
-    with raster(path) as scratch:
+    with blank(path, size, "mode") as scratch:
         scratch.write(Box(0, 0, 300, 300), np.ones((1, 300, 300), np.uint8))
     write_cog(path, tmp_path / "o.tif")
     with rasterio.open(tmp_path / "o.tif") as file:
