@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import rasterio
 from rasterio.env import Env
-from rasterio.errors import RasterioError
 
 from geostudio_dagster.errors import TaskError
 from geostudio_dagster.models.bundle import BundleManifest
@@ -24,7 +23,13 @@ from geostudio_dagster.raster.checksums import LocalBytes
 from geostudio_dagster.raster.directories import CutShortError, check_directories
 from geostudio_dagster.raster.footprint import Bounds, footprint
 from geostudio_dagster.raster.grids import check_position
-from geostudio_dagster.raster.opening import DRIVER, ONLY_THE_FILE
+from geostudio_dagster.raster.opening import (
+    DRIVER,
+    ONLY_THE_FILE,
+    UNREADABLE,
+    look_through,
+    unopened,
+)
 from geostudio_dagster.raster.scene import Scene
 
 _BLOCK_BYTES = 1 << 30
@@ -111,13 +116,15 @@ def read_header(path: Path, shown: str) -> SceneHeader:
 
 @contextmanager
 def _opened(path: Path, shown: str) -> Iterator[Any]:
-    with Env(**ONLY_THE_FILE):
+    with Env(**ONLY_THE_FILE), ExitStack() as stack:
         try:
-            scene = rasterio.open(path, driver=DRIVER)
-        except RasterioError:
+            scene = stack.enter_context(rasterio.open(path, driver=DRIVER))
+            look_through(scene)
+        except UnicodeError as error:
+            raise unopened(shown, error) from error
+        except UNREADABLE:
             raise TaskError("not_a_raster", _why_not_opened(path, shown)) from None
-        with scene:
-            yield scene
+        yield scene
 
 
 def _why_not_opened(path: Path, shown: str) -> str:

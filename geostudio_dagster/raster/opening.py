@@ -46,7 +46,7 @@ def opened(file: File, shown: str, threads: int = 1) -> Any:
     try:
         dataset = rasterio.open(os.fspath(file), driver=DRIVER, opener=opener, NUM_THREADS=threads)
         try:
-            _look_through(dataset)
+            look_through(dataset)
         except BaseException:
             dataset.close()
             raise
@@ -79,7 +79,7 @@ def raise_own(file: File) -> None:
         raise failure
 
 
-def _look_through(dataset: Any) -> None:
+def look_through(dataset: Any) -> None:
     """Have GDAL read now what it reads of a file when it is first asked for it."""
     for name in ("mask_flag_enums", "colorinterp", "descriptions", "nodatavals", "scales"):
         getattr(dataset, name)

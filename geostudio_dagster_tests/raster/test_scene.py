@@ -13,6 +13,7 @@ from affine import Affine
 from rasterio.enums import ColorInterp
 from rasterio.vrt import WarpedVRT
 
+from geostudio_dagster.connectors.header import check_scene
 from geostudio_dagster.errors import TaskError
 from geostudio_dagster.models.bundle import BundleManifest
 from geostudio_dagster.raster.opening import Source
@@ -244,6 +245,8 @@ def test_names_that_are_not_utf8_are_told(tmp_path: Path) -> None:
     error = failure(path, manifest("a", "b"))
     assert error.code == "not_a_raster"
     assert "s.tif can't be opened as a GeoTIFF: the names of its bands or of" in str(error)
+    with pytest.raises(TaskError, match=r"my scene can't be opened .* are not UTF-8"):
+        check_scene(path, "my scene")  # as it comes in
 
 
 def test_a_file_cut_off_before_its_mask_is_told(tmp_path: Path) -> None:
